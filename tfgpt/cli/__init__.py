@@ -1,0 +1,145 @@
+"""`tfgpt VERB`: one module a verb, imported only when that verb is asked for, so that `tfgpt --help` is instant.
+
+A verb's module offers `add_arguments(parser)` and `run(args) -> int | None`; its docstring is the help text and ends with
+an example. TensorFlow is imported inside `run`, by the verbs that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfgpt.errors import Interrupted, UserError, nearest
+
+VERBS = {
+    "encode": "turn text (folders, jsonl, csv, archives, ...) into verified TFRecords",
+    "data": "check or show a folder of TFRecords",
+    "prepare": "make ready the data that a configuration names",
+    "tokenizer": "train a tokenizer on your text, or look at one",
+    "config": "show, compare and explain JSON configurations",
+    "extract": "turn archives of HTML into plain text",
+    "download": "fetch released models, the GPT-2 encoder and sample data",
+    "bench": "measure speed beside the plain way, in one run",
+    "demo": "the whole way on English text that Python itself carries",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is None:
+        return _top_level(argv)
+    if verb not in VERBS:
+        guess = nearest(verb, list(VERBS))
+        return report(UserError(f'unknown verb "{verb}"', nearest=guess, fix="tfgpt --help lists the verbs"))
+    before = argv[: argv.index(verb)]
+    return run_verb(f"tfgpt.cli.{verb}", before + argv[argv.index(verb) + 1 :], prog=f"tfgpt {verb}")
+
+
+def run_verb(module_name: str, argv: Sequence[str], *, prog: str) -> int:
+    """Parse and run one verb's module; every thin script of the repository comes in here."""
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    module.add_arguments(parser)
+    _add_common(parser)
+    args = parser.parse_args(argv)
+    return guarded(lambda: module.run(args), verbose=hasattr(args, "verbose"), debug=hasattr(args, "debug"))
+
+
+def guarded(action, *, verbose: bool = False, debug: bool = False) -> int:
+    """Run `action` and turn what it raises into one clear report and an exit code (no traceback unless `debug`)."""
+    if not verbose:
+        # TensorFlow's start-up lines tell a user nothing; -v brings them back.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a C locale must not kill a long job over one character
+    try:
+        return action() or 0
+    except BrokenPipeError:
+        # `tfgpt data show D | head` closes our stdout; that is the reader's right, not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        return report(error)
+
+
+def own_name() -> str:
+    """How the user can call this program again: `tfgpt` where that is on the PATH, otherwise with its Python.
+
+    Every command that tfgpt prints begins with it, so that it can be copied from the screen as it stands.
+    """
+    found = shutil.which("tfgpt")
+    if found and Path(found).parent == Path(sys.executable).parent:
+        return "tfgpt"
+    python = Path(sys.executable)
+    inside = python.is_relative_to(Path.cwd())
+    return f"{python.relative_to(Path.cwd()) if inside else python} -m tfgpt"
+
+
+def report(error: BaseException) -> int:
+    """Print `error` as the user should see it; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        error = Interrupted(signal.SIGINT)
+    if isinstance(error, Interrupted):
+        print(f"tfgpt: {error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, UserError):
+        print(f"tfgpt: error: {error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"tfgpt: error: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+    print(
+        f"tfgpt: error: {type(error).__name__}: {error}\n  fix:     run again with --debug and report the traceback",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                _add_common(sub)
+    # SUPPRESS: a sub-action that was not given the flag must not overwrite what was given before its name.
+    group = parser.add_argument_group("every verb")
+    group.add_argument(
+        "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show TensorFlow's own messages as well"
+    )
+    group.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+
+
+def _top_level(argv: list[str]) -> int:
+    from tfgpt import __version__
+
+    width = max(map(len, VERBS))
+    lines = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="tfgpt",
+        usage="tfgpt VERB [options]",
+        description="Train a GPT of your own with TensorFlow 2 and Keras 3.",
+        epilog=f"verbs:\n{lines}\n\n`tfgpt VERB --help` explains a verb and ends with an example.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tfgpt {__version__}")
+    parser.parse_args(argv)
+    parser.print_help()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
