@@ -1,0 +1,64 @@
+"""Look after a folder of TFRecords: `check` reads every byte and names damage by file and offset, `show` prints totals,
+document lengths and decoded samples.
+
+example:
+  tfgpt data check data/my_text
+  tfgpt data show data/my_text --samples 3
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `tfgpt data`."""
+    parser.add_argument("action", choices=["check", "show"])
+    parser.add_argument("folder", metavar="DIR", help="what `tfgpt encode --output` made (local or gs://)")
+    parser.add_argument("--encoder_path", metavar="DIR", help="check: vocabulary for old files that have no ledger")
+    parser.add_argument("--json", action="store_true", help="check: one JSON object for scripts")
+    parser.add_argument("--samples", type=int, default=2, metavar="N", help="show: decoded documents (default 2)")
+    parser.add_argument("--split", choices=["train", "eval"], default="train", help="show: of which split")
+    parser.add_argument("--seed", type=int, default=0, help="show: another seed draws other documents")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check or show; a fault makes the exit code 1."""
+    return _check(args) if args.action == "check" else _show(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from tfgpt.data import check
+
+    report = check.check(args.folder, n_vocab=check.vocabulary_of(args.encoder_path))
+    if args.json:
+        print(check.to_json(report))
+        return int(bool(report.faults))
+    print(
+        f"{report.shards} shards, {report.records:,} documents, {report.tokens:,} tokens; "
+        f"largest id {report.largest_id}, documents of {report.shortest} to {report.longest} tokens"
+    )
+    for fault in report.faults[:20]:
+        print(f"fault: {fault}")
+    if len(report.faults) > 20:
+        print(f"... and {len(report.faults) - 20} more")
+    if not report.faults:
+        print("every byte is what it should be")
+    else:
+        print(
+            f"{len(report.faults)} fault(s). fix: encode the text anew with --restart, or restore the files named above"
+        )
+    return int(bool(report.faults))
+
+
+def _show(args: argparse.Namespace) -> int:
+    from tfgpt.data import ledger, show
+
+    known = ledger.read(args.folder)
+    print("\n".join(show.summary(known)))
+    print(f"\nlength of {args.split} documents, up to")
+    print("\n".join(show.histogram(show.lengths(args.folder, known, args.split))))
+    tokenizer = show.folder_tokenizer(args.folder)
+    for place, ids in show.samples(args.folder, known, args.split, count=args.samples, seed=args.seed):
+        print(f"\n--- {place} ---\n{show.excerpt(tokenizer, ids)}")
+    return 0
