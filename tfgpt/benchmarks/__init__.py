@@ -1,0 +1,1 @@
+"""What `tfgpt bench` runs: each benchmark beside a peer, alternating in one run."""
