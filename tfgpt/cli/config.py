@@ -7,7 +7,8 @@ A configuration is the path of a JSON file or the name of a preset (117M, my_tex
   tfgpt config schema                        the JSON schema, for editors
   tfgpt config reference                     the reference page of all keys
 
-Example: tfgpt config show 117M --set n_ctx=512
+example:
+  tfgpt config show 117M --set n_ctx=512
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 train  reads text (folders, globs, .txt, .jsonl, .csv, .gz, ...) and writes the tokenizer's files into a folder.
 show   says how many ids a tokenizer has and which are its longest pieces; with --text, how it cuts that text.
 
-Examples:
+example:
   tfgpt tokenizer train my_text_folder --size 4096 --output my_tokenizer
   tfgpt tokenizer show my_tokenizer --text "Hello world"
 """

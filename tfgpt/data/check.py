@@ -49,6 +49,10 @@ def check(folder: str, *, n_vocab: int | None = None) -> Report:
     >>> check("data/my_text").faults   # doctest: +SKIP
     []
     """
+    if not files.is_folder(folder):
+        raise UserError(
+            f"there is no folder {folder}", where=folder, fix="tfgpt encode YOUR_TEXT --output FOLDER makes one"
+        )
     present = sorted(p for p, _ in files.walk(folder) if p.endswith(".tfrecords") and "/." not in p[len(folder) :])
     report = Report()
     known: Ledger | None = None

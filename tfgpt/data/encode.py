@@ -52,6 +52,7 @@ class Job:
     runner: str | None = None  # an Apache Beam runner instead of local processes
     runner_options: Sequence[str] = ()
     spool: str | None = None  # where Beam workers leave their results; a bucket, if they run on other machines
+    published: str | None = None  # the bucket that a finished folder is sent to
     by_content: bool = False  # know the input by its content instead of by names and modification times
     restart: bool = False
     quiet: bool = False
@@ -89,7 +90,7 @@ def _encode_local(job: Job, output: Path, work: Path, found: sources.Found) -> L
     units = sources.plan(found.sources)
     rules = _settle_split(job, units)
     fingerprint = _fingerprint(job, rules, found.sources, tokenizer)
-    if finished := _already_done(output, fingerprint):
+    if finished := _already_done(job.published or job.output, fingerprint, restart=job.restart):
         return finished
     state = _resume_state(output, fingerprint)
     remaining = sum(u.size for u in units) - (state["source_bytes"] if state else 0)
@@ -170,15 +171,15 @@ def _fingerprint(job: Job, rules: Rules, found: list[sources.Source], tokenizer:
     return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
 
 
-def _already_done(output: Path, fingerprint: str) -> Ledger | None:
-    if not (output / ledger.NAME).exists():
+def _already_done(output: str, fingerprint: str, *, restart: bool) -> Ledger | None:
+    if restart or not files.exists(files.join(output, ledger.NAME)):
         return None
     present = ledger.read(output)
     if present.sources.get("fingerprint") == fingerprint:
         return present
     raise UserError(
         "this folder holds a finished data set made from other input or with other settings",
-        where=str(output),
+        where=output,
         fix="choose another --output, or add --restart to replace it",
     )
 
@@ -210,7 +211,9 @@ def _clear(output: Path, name: str) -> None:
 def _encode_remote(job: Job) -> Ledger:
     """A bucket cannot be appended to: encode on this machine's disk, then send the whole, the ledger last."""
     staging = vocabulary.staging_folder(job.output)
-    result = encode(replace(job, output=str(staging)))
+    result = encode(replace(job, output=str(staging), published=job.output))
+    if not (staging / ledger.NAME).exists():
+        return result  # it is there already
     paths = sorted((p for p in staging.rglob("*") if p.is_file()), key=lambda p: (p.name == ledger.NAME, str(p)))
     with Progress("upload", total=sum(p.stat().st_size for p in paths)) as bar:
         for path in paths:

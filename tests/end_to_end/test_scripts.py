@@ -1,0 +1,172 @@
+"""The scripts at the top of the repository and the installed command, as a person runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.data.conftest import contents, write_texts
+from tfgpt.cli import VERBS
+from tfgpt.data import ledger
+
+
+def run(*words, cwd, **environment) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, **environment}
+    return subprocess.run([str(w) for w in words], cwd=cwd, capture_output=True, text=True, timeout=300, env=settings)
+
+
+def tfgpt(*words, cwd, **environment) -> subprocess.CompletedProcess[str]:
+    return run(sys.executable, "-m", "tfgpt", *words, cwd=cwd, **environment)
+
+
+@pytest.mark.slow
+def test_demo_goes_the_whole_way_and_prints_the_next_command(tmp_path):
+    """What ./script/quickstart runs once the environment is there."""
+    done = tfgpt("demo", "--output", tmp_path / "demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    known = ledger.read(tmp_path / "demo" / "data")
+    assert known.tokenizer["n_vocab"] == 4096 and known.totals("eval")["records"] > 5
+    assert known.totals("train")["tokens"] > 300_000
+    assert "every byte is what it should be" in done.stdout and done.stdout.count("--- text_") == 2
+    following = done.stdout.split("next: put your own text in a folder and run\n")[1].strip()
+    write_texts(tmp_path / "mine", 10)
+    command = re.sub(r"^(tfgpt|\S+ -m tfgpt) ", f"{sys.executable} -m tfgpt ", following).replace("YOUR_FOLDER", "mine")
+    again = run(*command.split(), cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert tfgpt("demo", "--output", tmp_path / "demo", cwd=tmp_path).returncode == 0, (
+        "a second run goes on from the first"
+    )
+
+
+@pytest.mark.parametrize("script", ["quickstart", "test"])
+def test_scripts_use_a_finished_environment_at_once_and_from_anywhere(script, tmp_path):
+    """With a .venv whose stamp fits, nothing is installed: the script goes straight to its command."""
+    clone = tmp_path / "a clone with spaces"
+    clone.mkdir()
+    for part in ("script", "setup.py", "constraints.txt"):
+        subprocess.run(["cp", "-r", str(ROOT / part), str(clone)], check=True)
+    fake = clone / ".venv" / "bin" / "python"
+    fake.parent.mkdir(parents=True)
+    # Stands in for an interpreter with everything installed; pip is logged, any other module only named.
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in *"-m pip"*) echo "pip $*" >>"{clone}/pip.log" ;; "-m "*) echo "run $*" ;;\n*) exec "{sys.executable}" "$@" ;; esac\n'
+    )
+    fake.chmod(0o755)
+    first = run(clone / "script" / script, "--flag", cwd="/")
+    assert first.returncode == 0, first.stderr
+    assert "installing" in first.stderr and "run -m" in first.stdout and "--flag" in first.stdout
+    installs = (clone / "pip.log").read_text()
+    assert "constraints.txt" in installs and ("[test]" in installs) == (script == "test")
+    (clone / "pip.log").unlink()
+    second = run(clone / "script" / script, cwd="/")
+    assert second.returncode == 0 and "installing" not in second.stderr and not (clone / "pip.log").exists()
+    (clone / "setup.py").write_text((clone / "setup.py").read_text() + "\n# changed\n")
+    assert "installing" in run(clone / "script" / script, cwd="/").stderr
+
+
+def test_help_is_instant_and_every_verb_ends_with_an_example(tmp_path):
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        done = tfgpt("--help", cwd=tmp_path)
+        times.append(time.perf_counter() - started)
+        assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+    assert min(times) < 0.3
+    for verb in VERBS:
+        text = tfgpt(verb, "--help", cwd=tmp_path).stdout
+        assert re.search(r"example:\n+  (tfgpt|python) ", text, re.I), verb
+        assert "--debug" in text
+
+
+def test_help_and_config_never_import_tensorflow(tmp_path):
+    script = (
+        "import sys, importlib; from tfgpt.cli import VERBS, main\n"
+        "for verb in VERBS: importlib.import_module(f'tfgpt.cli.{verb}')\n"
+        "main(['config', 'show', '117M'])\n"
+        "assert not {'tensorflow', 'keras', 'torch'} & set(sys.modules), 'heavy import'"
+    )
+    done = run(sys.executable, "-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        (["nonsense"], 2, 'unknown verb "nonsense"'),
+        (["encoed"], 2, '"encode"'),
+        (["encode"], 2, "required"),
+        (["encode", "nowhere", "--output", "out", "--tokenizer", "byte"], 2, "there is no file or folder nowhere"),
+        (["encode", ".", "--output", "out", "--tokenizer", "gtp2"], 2, '"gpt2"'),
+        (["data", "check", "nowhere"], 2, "tfgpt encode"),
+        (["encode", "a.txt", "--output", "out", "--eval_fraction", "1.5"], 2, "below 1"),
+    ],
+)
+def test_mistakes_get_one_clear_report_and_leave_nothing_behind(words, code, said, tmp_path):
+    (tmp_path / "a.txt").write_text("text " * 100)
+    done = tfgpt(*words, cwd=tmp_path, TFGPT_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"a.txt"}
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = tfgpt("data", "check", "nowhere", "--debug", cwd=tmp_path)
+    assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+def test_the_seeds_script_runs_from_anywhere_without_installation(tmp_path):
+    texts = write_texts(tmp_path / "parsed", 12)
+    from tfgpt import tokenizers
+
+    tokenizers.train_bpe([p.read_text("utf-8") for p in texts.rglob("*.txt")], 300).save(tmp_path / "encoder")
+    script = ROOT / "datasets" / "openwebtext" / "create_tfrecords.py"
+    done = run(
+        sys.executable, script, "--base_dir", "parsed", "--output_dir", "out", "--encoder_path", "encoder",
+        "--files_per", "5", "--processes", "2", "--log_dir", "logs", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shards = sorted(p.name for p in (tmp_path / "out").glob("*.tfrecords"))
+    assert shards == [f"openwebtext-newspaper_{n}.tfrecords" for n in range(3)]
+    assert ledger.read(tmp_path / "out").rules["split"] == "none"
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    write_texts(tmp_path / "texts", 30)
+    assert tfgpt("encode", "texts", "--tokenizer", "byte", "--output", "out", cwd=tmp_path).returncode == 0
+    shell = f"{sys.executable} -m tfgpt data show out --samples 30 | head -1"
+    done = subprocess.run(shell, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("train:") and done.stderr == ""
+
+
+def test_no_terminal_and_a_plain_locale(tmp_path):
+    (tmp_path / "a.txt").write_text("naïve “text” — with marks\n" * 50, encoding="utf-8")
+    done = tfgpt(
+        "encode",
+        "a.txt",
+        "--tokenizer",
+        "byte",
+        "--no_ftfy",
+        "--output",
+        "out",
+        cwd=tmp_path,
+        LC_ALL="C",
+        PYTHONIOENCODING="ascii",
+    )
+    assert done.returncode == 0, done.stderr
+    shown = tfgpt("data", "show", "out", cwd=tmp_path, LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert shown.returncode == 0 and "\x1b" not in shown.stdout + shown.stderr
+
+
+def test_encoding_the_same_folder_twice_by_command_changes_nothing(tmp_path):
+    write_texts(tmp_path / "texts", 10)
+    words = ["encode", "texts", "--tokenizer", "bpe:300", "--output", "out"]
+    assert tfgpt(*words, cwd=tmp_path).returncode == 0
+    before = contents(tmp_path / "out")
+    assert tfgpt(*words, cwd=tmp_path).returncode == 0
+    assert contents(tmp_path / "out") == before and Path(tmp_path / "out" / "ledger.json").exists()
