@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -17,15 +18,13 @@ def folder_lock(path: Path, *, purpose: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            _take(descriptor)
-        except OSError:
+        if not take(descriptor):
             holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another process"
             raise UserError(
                 f"{purpose} is already running in this folder, by {holder}",
                 where=str(path.parent),
                 fix="wait for it, stop it, or choose another folder",
-            ) from None
+            )
         if not path.exists() or not os.path.samestat(os.fstat(descriptor), os.stat(path)):
             # Its holder finished and cleaned up between our opening and our taking it: ours is a lock on nothing.
             raise UserError(
@@ -38,12 +37,17 @@ def folder_lock(path: Path, *, purpose: str) -> Iterator[None]:
         os.close(descriptor)  # closing gives the lock back
 
 
-def _take(descriptor: int) -> None:
-    if os.name == "nt":
-        import msvcrt
+def take(descriptor: int) -> bool:
+    """Lock an open file; False if another process holds it. A file system that knows no locks counts as free."""
+    try:
+        if os.name == "nt":
+            import msvcrt
 
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    else:
-        import fcntl
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True

@@ -179,7 +179,7 @@ def test_two_at_once_on_one_output_are_refused(run, tar, tmp_path):
     run(archive)
     with open(tmp_path / "out/.extract/lock", "wb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another extraction"):
+        with pytest.raises(UserError, match="already running"):
             run(archive)
     shutil.rmtree(tmp_path / "out")
     assert run(archive).kept == 1

@@ -20,6 +20,7 @@ from tfgpt.data import english
 from tfgpt.data.encode import Job, encode
 from tfgpt.data.vocabulary import choose
 from tfgpt.errors import UserError
+from tfgpt.machine import cores
 
 CURLY = str.maketrans({"'": "’", '"': "”"})  # typographic text: what web pages carry
 CHUNK = 32  # files that a peer's process takes at a time
@@ -27,7 +28,7 @@ CHUNK = 32  # files that a peer's process takes at a time
 
 def run(*, source: str | None, encoder_path: str | None, megabytes: int, processes: int | None, repeats: int) -> None:
     """Time all contestants on plain and on typographic English, print a table and one JSON line."""
-    processes = processes or os.cpu_count() or 1
+    processes = processes or cores()
     results = []
     with tempfile.TemporaryDirectory(prefix="tfgpt-bench-") as scratch:
         encoder = _encoder(encoder_path, Path(scratch))

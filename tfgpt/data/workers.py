@@ -18,6 +18,7 @@ from tfgpt.data import documents, ledger, readers, sources
 from tfgpt.data.documents import Encoded, Rules
 from tfgpt.data.sources import Unit
 from tfgpt.errors import Failure
+from tfgpt.machine import cores
 from tfgpt.tokenizers import Tokenizer
 
 SMALL_JOB = 4 << 20  # bytes: below this, starting processes takes longer than the work
@@ -31,7 +32,7 @@ def encoded_units(
     units: Sequence[Unit], done: Position, output: Path, rules: Rules, processes: int | None
 ) -> Iterator[Step]:
     """Everything behind `done`, encoded, in unit order whatever the number of processes."""
-    processes = processes or os.cpu_count() or 1
+    processes = processes or cores()
     left = sum(unit.size for unit in units[done[0] :])
     if processes == 1 or left < SMALL_JOB:
         tokenizer = tokenizers.load(output / ledger.TOKENIZER_FOLDER)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfgpt.errors import Interrupted, UserError
+from tfgpt.errors import UserError
 from tfgpt.extract import engines, names
 from tfgpt.extract.journal import EMPTY, FAILED, KEPT, Journal, digest, kind_of
 from tfgpt.extract.limits import Limits
@@ -19,7 +17,10 @@ from tfgpt.extract.pool import Pool, Result, Task
 from tfgpt.extract.sources import Page, Source, Unusable, discover
 from tfgpt.extract.streams import Damage
 from tfgpt.files import sync_folder
+from tfgpt.locks import folder_lock
+from tfgpt.machine import cores
 from tfgpt.progress import Progress
+from tfgpt.signals import StopRequest
 
 EXAMPLES = 10
 
@@ -67,7 +68,7 @@ def extract(
     91233 texts kept, 6120 pages without text, 14 failed
     """
     limits = limits or Limits()
-    processes = processes if processes is not None else _cores()
+    processes = processes if processes is not None else cores()
     for name, value, least in (
         ("processes", processes, 1),
         ("chunk_size", chunk_size, 1),
@@ -92,35 +93,30 @@ def extract(
     with ExitStack() as stack:
         pool = stack.enter_context(Pool(processes, worker_settings))
         (state / "scratch").mkdir(parents=True, exist_ok=True)
-        stack.enter_context(_alone(state / "lock"))
+        stack.enter_context(folder_lock(state / "lock", purpose="an extraction"))
         for left_over in (state / "scratch").iterdir():
             left_over.unlink(missing_ok=True)
         settings = {"engine": engine, "language": language, "min_characters": min_characters}
         journal = Journal(state / "journal.jsonl", settings)
         stack.callback(journal.close)
-        stop = stack.enter_context(_signals(root))
+        stop = stack.enter_context(
+            StopRequest(f"stopped; what is done is safe in {root}, and the same command goes on from there")
+        )
         total = sum(source.size() for source in sources)
         bar = stack.enter_context(Progress("extract", total=total))
         return _Job(root, journal, pool, limits, chunk_size, stop, bar).run(sources)
 
 
-class Stop:
-    """Whether a signal has asked us to stop; checked where stopping is safe."""
-
-    def __init__(self, output: Path) -> None:
-        self.number, self.output = 0, output
-
-    def check(self) -> None:
-        """Raise Interrupted if so."""
-        if self.number:
-            raise Interrupted(
-                self.number, f"stopped; what is done is safe in {self.output}, and the same command goes on from there"
-            )
-
-
 class _Job:
     def __init__(
-        self, root: Path, journal: Journal, pool: Pool, limits: Limits, chunk_size: int, stop: Stop, bar: Progress
+        self,
+        root: Path,
+        journal: Journal,
+        pool: Pool,
+        limits: Limits,
+        chunk_size: int,
+        stop: StopRequest,
+        bar: Progress,
     ) -> None:
         self.root, self.journal, self.pool, self.limits = root, journal, pool, limits
         self.chunk_size, self.stop, self.bar = chunk_size, stop, bar
@@ -215,48 +211,3 @@ class _Job:
     def _advance(self, amount: int) -> None:
         self.stop.check()
         self.bar.update(amount)
-
-
-@contextmanager
-def _signals(output: Path) -> Iterator[Stop]:
-    """While the block runs, SIGINT and SIGTERM ask for a stop at the next safe moment."""
-    stop = Stop(output)
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if stop.number:
-            raise KeyboardInterrupt  # asked twice: the user means now
-        stop.number = number
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let no second run write to the same output; the kernel gives the lock back however we end."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(path, "wb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                "another extraction is writing to this output",
-                where=str(path.parent.parent),
-                fix="wait until it has ended, or choose another --output",
-            ) from None
-        yield
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import requests
 import urllib3
 
-from tfgpt import __version__, files
+from tfgpt import __version__, files, locks
 from tfgpt.errors import Failure
 from tfgpt.progress import Progress
 
@@ -275,21 +275,11 @@ class _Source:
 @contextmanager
 def _locked(part: Path) -> Iterator[None]:
     """Keep a second run from writing into the same part at the same time."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: the checks at the end still hold
-        yield
-        return
     with open(part, "ab") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                yield  # a file system without locks
-                return
+        if not locks.take(stream.fileno()):
             raise Failure(
                 f"another run is fetching {part.stem} at this moment", where=str(part), fix="wait for it to end"
-            ) from error
+            )
         try:
             yield
         finally:
