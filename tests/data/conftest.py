@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tfgpt.data.documents import Rules
-from tfgpt.data.encode import Job, encode
+from tfgpt.data.encode import encode
+from tfgpt.data.job import Job
 
 WORDS = (
     "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which one "

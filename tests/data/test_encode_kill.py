@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -59,9 +60,10 @@ def test_killed_at_ten_random_moments(job, tmp_path):
         try:
             process.wait(timeout=draw.uniform(0.25, 1.1) * seconds if kills < 10 else 120)
         except subprocess.TimeoutExpired:
-            resumed += (tmp_path / "out" / ".encode" / "state.json").exists()
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
+            state = tmp_path / "out" / ".encode" / "state.json"
+            resumed += state.exists() and json.loads(state.read_text())["done"] != [0, 0]
             kills += 1
             continue
         assert process.returncode == 0, process.stderr.read().decode()

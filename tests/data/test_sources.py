@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from tests.data.conftest import run, write_texts
-from tfgpt.data import documents, ledger, readers, sources
+from tfgpt.data import documents, ledger, readers, sources, texts
 from tfgpt.data.documents import Rules
 from tfgpt.errors import UserError
 
@@ -24,7 +24,7 @@ DOCUMENTS = [f"document {n}: " + "naïve words, “quoted” and plain. " * (n %
 
 
 def texts_of(*inputs, **options) -> list[str]:
-    return list(sources.texts([str(i) for i in inputs], fix_text=False, **options))
+    return list(texts.texts([str(i) for i in inputs], fix_text=False, **options))
 
 
 def raws(path, **options) -> list[readers.Raw]:

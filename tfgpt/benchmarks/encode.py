@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tfgpt import tokenizers
 from tfgpt.data import english
-from tfgpt.data.encode import Job, encode
+from tfgpt.data.encode import encode
+from tfgpt.data.job import Job
 from tfgpt.data.vocabulary import choose
 from tfgpt.errors import UserError
 from tfgpt.machine import cores

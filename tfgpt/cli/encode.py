@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> None:
     """Encode and say what came of it."""
     from tfgpt.cli import own_name
     from tfgpt.data.documents import Rules
-    from tfgpt.data.encode import Job, encode
+    from tfgpt.data.encode import encode
+    from tfgpt.data.job import Job
     from tfgpt.data.show import summary
 
     rules = Rules(

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from tfgpt import files, tokenizers
-    from tfgpt.data import sources
+    from tfgpt.data.texts import texts as read_texts
     from tfgpt.progress import Progress
 
     if args.kind != "bpe" and args.size is not None:
@@ -66,7 +66,7 @@ def _train(args: argparse.Namespace) -> int:
     sample: list[str] = []
     with Progress("read", total=args.limit) as bar, warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        texts = _counted(sources.texts(args.paths), limit=args.limit, bar=bar, sample=sample)
+        texts = _counted(read_texts(args.paths), limit=args.limit, bar=bar, sample=sample)
         if args.kind == "bpe":
             tokenizer = tokenizers.train_bpe(texts, 4096 if args.size is None else args.size)
         else:

@@ -12,14 +12,14 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tfgpt import files
 from tfgpt.data import ledger, readers, sources, vocabulary, workers
 from tfgpt.data.documents import Rules
+from tfgpt.data.job import Job
 from tfgpt.data.ledger import Ledger
 from tfgpt.data.merger import Merger
 from tfgpt.errors import Failure, UserError
@@ -31,31 +31,6 @@ from tfgpt.tokenizers import Tokenizer
 WORK = ".encode"
 ENOUGH_DOCUMENTS = 20  # expected in eval; with fewer, the end of each document is held out instead
 VERSION = 1  # changes when the same input and rules would give other bytes
-
-
-@dataclass(frozen=True)
-class Job:
-    """One encode: what is read, how it is treated, where it goes."""
-
-    inputs: Sequence[str]
-    output: str
-    rules: Rules = field(default_factory=Rules)
-    name: str = "text"
-    tokenizer: str = "gpt2"  # "gpt2" | "char" | "char+bytes" | "byte" | "bpe:4096" | a folder
-    encoder_path: str | None = None
-    split: str = "auto"  # "auto" | "documents" | "tail" | "none"
-    format: str | None = None
-    drop_duplicates: bool = True
-    shard_bytes: int = 64 << 20
-    files_per: int | None = None
-    processes: int | None = None  # None: as many as the machine has cores
-    runner: str | None = None  # an Apache Beam runner instead of local processes
-    runner_options: Sequence[str] = ()
-    spool: str | None = None  # where Beam workers leave their results; a bucket, if they run on other machines
-    published: str | None = None  # the bucket that a finished folder is sent to
-    by_content: bool = False  # know the input by its content instead of by names and modification times
-    restart: bool = False
-    quiet: bool = False
 
 
 def encode(job: Job) -> Ledger:

@@ -8,19 +8,17 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfgpt import files
 from tfgpt.data import ledger, sources
 from tfgpt.data.documents import SPLITS, Encoded, Rules
 from tfgpt.data.duplicates import SeenHashes
+from tfgpt.data.job import Job
 from tfgpt.data.ledger import Ledger
 from tfgpt.data.shards import Limits, Writer
 from tfgpt.errors import UserError
 from tfgpt.tokenizers import Tokenizer
-
-if TYPE_CHECKING:
-    from tfgpt.data.encode import Job
 
 COMMIT_SECONDS = 2.0
 EXAMPLES = 10  # places named in the ledger for each reason of dropping

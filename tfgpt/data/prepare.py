@@ -15,7 +15,8 @@ from tfgpt import files
 from tfgpt.config import Config
 from tfgpt.data import ledger, sources, vocabulary
 from tfgpt.data.documents import Rules
-from tfgpt.data.encode import Job, encode
+from tfgpt.data.encode import encode
+from tfgpt.data.job import Job
 from tfgpt.data.ledger import Ledger
 from tfgpt.errors import UserError
 

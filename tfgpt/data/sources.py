@@ -149,32 +149,6 @@ def plan(sources: Sequence[Source]) -> list[Unit]:
     return units
 
 
-def texts(
-    inputs: Sequence[str], *, key: str = "text", fix_text: bool = True, limit: int | None = None
-) -> Iterator[str]:
-    """The text of every readable document below `inputs`, one after the other, in bounded memory.
-
-    limit  about how many bytes of input to read, spread evenly over all of it
-
-    >>> for text in texts(["my_folder", "more/*.jsonl.gz"]):   # doctest: +SKIP
-    ...     print(len(text))
-    """
-    return texts_of(find(inputs).sources, key=key, fix_text=fix_text, limit=limit)
-
-
-def texts_of(found: Sequence[Source], *, key: str, fix_text: bool, limit: int | None = None) -> Iterator[str]:
-    """The same for files that were found already."""
-    from tfgpt.data import documents, readers
-
-    units = plan(found)
-    stride = max(1, round(sum(unit.size for unit in units) / limit)) if limit else 1
-    for unit in units[::stride]:
-        for raw in readers.read(unit, key=key):
-            text = documents.text_of(raw, key=key, fix_text=fix_text)
-            if isinstance(text, str):
-                yield text
-
-
 def _listing(item: str) -> tuple[Iterator[str], bool]:
     """Paths below one input, and whether the input named a file itself."""
     if files.is_folder(item):

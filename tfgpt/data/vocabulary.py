@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tfgpt import files, tokenizers
-from tfgpt.data import ledger, sources
+from tfgpt.data import ledger, texts
 from tfgpt.data.sources import Source
 from tfgpt.errors import UserError
 from tfgpt.progress import Progress
@@ -75,7 +75,7 @@ def _shown(found: Sequence[Source], *, key: str, fix_text: bool, name: str) -> I
     # A character that is left out would be missing from the alphabet; byte pairs need no more than a fair sample.
     limit = TRAINING_BYTES if name.startswith("bpe") else None
     with Progress(f"tokenizer {name}", total=min(total, limit or total)) as bar:
-        for text in sources.texts_of(found, key=key, fix_text=fix_text, limit=limit):
+        for text in texts.texts_of(found, key=key, fix_text=fix_text, limit=limit):
             yield text
             bar.update(len(text))
 
