@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +58,9 @@ def test_every_error_has_its_exit_code_and_no_traceback(raised, code, said, caps
 def test_nearest_word_keeps_its_own_spelling():
     assert nearest("prettybig", ["117M", "PrettyBig"]) == '"PrettyBig"'
     assert nearest("zzz", ["117M", "PrettyBig"]) == ""
+
+
+def test_sigterm_ends_a_command_with_its_own_exit_code():
+    script = "import os, signal, sys; from tfgpt.cli import guarded\nsys.exit(guarded(lambda: os.kill(os.getpid(), signal.SIGTERM)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 143 and done.stderr == "tfgpt: interrupted\n"

@@ -206,8 +206,31 @@ def test_trained_tokenizer_lies_beside_the_data_and_is_not_trained_twice(texts, 
 
     result = run(texts, tmp_path / "out", tokenizer="bpe:300")
     assert result.tokenizer["kind"] == "bpe" and result.tokenizer["n_vocab"] <= 300
-    monkeypatch.setattr(vocabulary.tokenizers, "from_name", lambda *a, **k: pytest.fail("trained again"))
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr(vocabulary, "train", lambda *a, **k: pytest.fail("trained again"))
     assert run(texts, tmp_path / "out", tokenizer="bpe:300") == result
+    with pytest.raises(UserError, match="finished data set"):
+        run(write_texts(tmp_path / "others", 9, seed=5), tmp_path / "out", tokenizer="bpe:300")
+    assert contents(tmp_path / "out") == before
+
+
+def test_an_interrupted_encode_goes_on_with_the_tokenizer_it_trained(texts, tmp_path, monkeypatch):
+    from tfgpt.data import shards, vocabulary
+
+    run(texts, tmp_path / "straight", tokenizer="bpe:300")
+    honest = shards.Writer.add
+    monkeypatch.setattr(shards.Writer, "add", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run(texts, tmp_path / "out", tokenizer="bpe:300")
+    monkeypatch.setattr(shards.Writer, "add", honest)
+    monkeypatch.setattr(vocabulary, "train", lambda *a, **k: pytest.fail("trained again"))
+    run(texts, tmp_path / "out", tokenizer="bpe:300")
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_the_output_may_lie_inside_the_input(texts):
+    first = run(texts, texts / "data", tokenizer="bpe:300")
+    assert first.sources["files"] == 60 and run(texts, texts / "data", tokenizer="bpe:300") == first
 
 
 def test_character_level_follows_nanogpt_on_one_text(tmp_path):

@@ -64,6 +64,25 @@ def test_every_format_in_every_compression(tmp_path, kind, suffix, pack):
     assert not (tmp_path.parent.parent / "evil").exists()
 
 
+@pytest.mark.parametrize("spread", ["list", "one", "lines", "indented"])
+def test_json_files_of_every_shape(tmp_path, spread):
+    objects = [{"text": document} for document in DOCUMENTS]
+    text = {
+        "list": json.dumps(objects),
+        "one": json.dumps(objects[0]),
+        "lines": "\n".join(map(json.dumps, objects)),
+        "indented": json.dumps(objects, indent=2),
+    }[spread]
+    (tmp_path / "a.json").write_text(text)
+    assert texts_of(tmp_path / "a.json") == (DOCUMENTS[:1] if spread == "one" else DOCUMENTS)
+
+
+def test_a_large_json_file_is_read_line_by_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "PIECE", 500)
+    (tmp_path / "a.json").write_text("\n".join(json.dumps({"text": document}) for document in DOCUMENTS))
+    assert texts_of(tmp_path / "a.json") == DOCUMENTS
+
+
 def test_parquet_column(tmp_path):
     import pyarrow
     import pyarrow.parquet

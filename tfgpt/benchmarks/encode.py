@@ -19,7 +19,6 @@ from tfgpt import tokenizers
 from tfgpt.data import english
 from tfgpt.data.encode import encode
 from tfgpt.data.job import Job
-from tfgpt.data.vocabulary import choose
 from tfgpt.errors import UserError
 from tfgpt.machine import cores
 
@@ -112,7 +111,7 @@ def _encoder(encoder_path: str | None, scratch: Path) -> str:
         return encoder_path
     folder = scratch / "encoder"
     try:
-        tokenizer = choose("gpt2", encoder_path=None, found=[], output="", key="text", fix_text=False)
+        tokenizer = tokenizers.from_name("gpt2")
     except UserError:
         print("GPT-2's encoder is not here (tfgpt download encoder); a trained one of 8,192 ids stands in")
         tokenizer = tokenizers.train_bpe((text for _, text in english.documents()), 8192)

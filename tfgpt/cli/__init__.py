@@ -65,6 +65,11 @@ def guarded(action, *, verbose: bool = False, debug: bool = False) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a C locale must not kill a long job over one character
     try:
+        # A polite end is an error like any other: what is open gets closed, workers end, and the exit code says why.
+        signal.signal(signal.SIGTERM, _terminated)
+    except ValueError:
+        pass  # not the main thread: signals are somebody else's business
+    try:
         return action() or 0
     except BrokenPipeError:
         # `tfgpt data show D | head` closes our stdout; that is the reader's right, not an error.
@@ -108,6 +113,10 @@ def report(error: BaseException) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise Interrupted(number)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

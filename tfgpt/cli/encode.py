@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--key", default="text", help='JSON key, or column, of the text (default "text")')
     group.add_argument(
         "--format",
-        choices=["text", "jsonl", "csv", "parquet", "tar", "chat", "bin", "npz"],
+        choices=["text", "jsonl", "json", "csv", "parquet", "tar", "chat", "bin", "npz"],
         help="instead of the suffix",
     )
     group.add_argument(

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tfgpt import files
+from tfgpt import files, tokenizers
 from tfgpt.data import ledger, readers, sources, vocabulary, workers
 from tfgpt.data.documents import Rules
 from tfgpt.data.job import Job
@@ -42,9 +42,9 @@ def encode(job: Job) -> Ledger:
         return _encode_remote(job)
     output = Path(job.output)
     work = output / WORK
-    found = sources.find(job.inputs, format=job.format)
+    found = sources.find(job.inputs, format=job.format, leave_out=job.output)
     if job.by_content:
-        found = replace(found, sources=vocabulary.by_content(found.sources))
+        found = replace(found, sources=sources.by_content(found.sources))
     with folder_lock(work / "lock", purpose="an encode"):
         try:
             return _encode_local(job, output, work, found)
@@ -58,19 +58,24 @@ def encode(job: Job) -> Ledger:
 def _encode_local(job: Job, output: Path, work: Path, found: sources.Found) -> Ledger:
     if job.restart:
         _clear(output, job.name)
-    tokenizer = vocabulary.choose(
-        job.tokenizer, encoder_path=job.encoder_path, found=found.sources, output=job.output,
-        key=job.rules.key, fix_text=job.rules.fix_text,
-    )  # fmt: skip
     units = sources.plan(found.sources)
     rules = _settle_split(job, units)
+    tokenizer = vocabulary.given(job.tokenizer, encoder_path=job.encoder_path, found=found.sources)
+    # Whether this job was finished, or begun, has to be known before anything is written, a trained tokenizer included.
     fingerprint = _fingerprint(job, rules, found.sources, tokenizer)
     if finished := _already_done(job.published or job.output, fingerprint, restart=job.restart):
         return finished
     state = _resume_state(output, fingerprint)
     remaining = sum(u.size for u in units) - (state["source_bytes"] if state else 0)
     files.require_space(output, int(0.7 * max(remaining, 0)), purpose="the TFRecords")
-    tokenizer.save(output / ledger.TOKENIZER_FOLDER)
+    folder = output / ledger.TOKENIZER_FOLDER
+    if state:
+        tokenizer = tokenizers.load(folder)
+    else:
+        tokenizer = tokenizer or vocabulary.train(
+            job.tokenizer, found=found.sources, key=job.rules.key, fix_text=job.rules.fix_text
+        )
+        tokenizer.save(folder)
     merger = Merger(job, rules, output, work, fingerprint, state)
     try:
         merger.commit()
@@ -139,10 +144,11 @@ def _at_least(units: list[sources.Unit], wanted: int, key: str) -> bool:
     return False
 
 
-def _fingerprint(job: Job, rules: Rules, found: list[sources.Source], tokenizer: Tokenizer) -> str:
+def _fingerprint(job: Job, rules: Rules, found: list[sources.Source], tokenizer: Tokenizer | None) -> str:
     """Names one job: the same input, rules and tokenizer. Number of processes and runner do not matter to the result."""
     settings = [VERSION, rules.as_dict(), job.name, job.drop_duplicates, job.shard_bytes, job.files_per]
-    marks = [settings, tokenizer.fingerprint, vocabulary.listing(found)]
+    # A tokenizer that is trained on the input follows from its name and the input.
+    marks = [settings, tokenizer.fingerprint if tokenizer else job.tokenizer, sources.listing(found)]
     return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
 
 
@@ -185,7 +191,7 @@ def _clear(output: Path, name: str) -> None:
 
 def _encode_remote(job: Job) -> Ledger:
     """A bucket cannot be appended to: encode on this machine's disk, then send the whole, the ledger last."""
-    staging = vocabulary.staging_folder(job.output)
+    staging = files.cache_folder() / "encode" / hashlib.sha256(job.output.encode()).hexdigest()[:16]
     result = encode(replace(job, output=str(staging), published=job.output))
     if not (staging / ledger.NAME).exists():
         return result  # it is there already

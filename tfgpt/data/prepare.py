@@ -13,7 +13,7 @@ from importlib import import_module
 
 from tfgpt import files
 from tfgpt.config import Config
-from tfgpt.data import ledger, sources, vocabulary
+from tfgpt.data import ledger, sources
 from tfgpt.data.documents import Rules
 from tfgpt.data.encode import encode
 from tfgpt.data.job import Job
@@ -71,7 +71,7 @@ def prepare(config: Config) -> list[Part]:
 
 def encode_text(config: Config) -> str:
     """The folder of `text`, encoded: `data_path`, or one in the cache whose name follows from content and settings."""
-    found = vocabulary.by_content(sources.find(config.text).sources)
+    found = sources.by_content(sources.find(config.text).sources)
     rules = Rules(
         minimum_size=config.minimum_size,
         fix_text=config.fix_text,

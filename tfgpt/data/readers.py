@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import lzma
 import tarfile
 from collections.abc import Iterator
@@ -120,6 +121,8 @@ def _stream(stream: BinaryIO, format: str, path: str, key: str, size: int | None
     """Documents of an open file of any streamable format."""
     if format == "jsonl":
         yield from _json_lines(stream, path)
+    elif format == "json":
+        yield from _json(stream, path)
     elif format == "csv":
         yield from _csv(stream, path, key)
     else:
@@ -198,6 +201,39 @@ def _json_lines(stream: BinaryIO, path: str, *, offset: int = 0, finish: int | N
             yield Raw("json", b"", where, problem="line longer than 64 MB")
         elif line.strip():
             yield Raw("json", line, where)
+
+
+def _json(stream: BinaryIO, path: str) -> Iterator[Raw]:
+    """A .json file: one object, a list of them, or in truth one object a line."""
+    data = stream.read(PIECE + 1)
+    if len(data) <= PIECE:
+        try:
+            whole = json.loads(data)
+        except (ValueError, RecursionError):
+            whole = None
+        if isinstance(whole, dict):
+            whole = [whole]
+        if isinstance(whole, list):
+            for number, item in enumerate(whole):
+                yield Raw("json", json.dumps(item).encode(), f"{path}, item {number}")
+            return
+    # Too large to be taken as a whole, or not one value: line by line, which names what is broken.
+    yield from _json_lines(io.BufferedReader(_Chained(data, stream)), path)  # type: ignore[arg-type]
+
+
+class _Chained(io.RawIOBase):
+    """Bytes that were read already, then the stream that they came from."""
+
+    def __init__(self, first: bytes, rest: BinaryIO) -> None:
+        self._first, self._rest = io.BytesIO(first), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        data = self._first.read(len(buffer)) or self._rest.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _csv(stream: BinaryIO, path: str, key: str) -> Iterator[Raw]:

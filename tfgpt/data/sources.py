@@ -6,21 +6,25 @@ the same units in the same order. That is what makes the output the same to the 
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tfgpt import files
 from tfgpt.errors import UserError
+from tfgpt.progress import Progress
 
 PIECE = 8 << 20  # bytes: a longer text is cut at a line end into documents of about this size
 UNIT_BYTES = 4 << 20  # bytes of small files, or of a line-oriented file, that one worker takes at a time
 UNIT_FILES = 512
+CONTENT = "sha256:"
 
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".xz": "xz"}
 FORMATS = {
     ".txt": "text", ".text": "text", ".md": "text",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
     ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
     ".tar": "tar", ".bin": "bin", ".npz": "npz", ".chat": "chat",
 }  # fmt: skip
@@ -83,11 +87,13 @@ def identify(path: str) -> tuple[str, str] | None:
     return ("text", compression) if compression and not suffix else None
 
 
-def find(inputs: Sequence[str], *, format: str | None = None) -> Found:
+def find(inputs: Sequence[str], *, format: str | None = None, leave_out: str | None = None) -> Found:
     """All input files of folders (recursive), globs, files and gs:// paths: sorted, each once.
 
-    A file that is named itself is taken as text when its suffix tells nothing; one met inside a folder is passed by.
+    A file that is named itself is taken as text when its suffix tells nothing; one met inside a folder is passed by. So is
+    everything below the folder `leave_out`: the output may lie inside the input.
     """
+    beyond = os.path.abspath(leave_out) + os.sep if leave_out and not files.is_remote(leave_out) else None
     chosen: dict[str, Source] = {}
     skipped: Counter[str] = Counter()
     for item in inputs:
@@ -95,6 +101,9 @@ def find(inputs: Sequence[str], *, format: str | None = None) -> Found:
         before = len(chosen) + sum(skipped.values())
         for path in listed:
             if path in chosen:
+                before -= 1
+                continue
+            if beyond and os.path.abspath(path).startswith(beyond):
                 before -= 1
                 continue
             known = identify(path)
@@ -147,6 +156,26 @@ def plan(sources: Sequence[Source]) -> list[Unit]:
             units.append(Unit(len(units), "stream", (source,)))
     close_group()
     return units
+
+
+def listing(found: Sequence[Source]) -> str:
+    """Hex digest over names, sizes and versions of the input files; over contents alone after `by_content`."""
+    digest = hashlib.sha256()
+    for source in found:
+        name = "" if source.version.startswith(CONTENT) else source.path
+        line = f"{name}\0{source.size}\0{source.version}\0{source.format}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def by_content(found: Sequence[Source]) -> list[Source]:
+    """The same files with their content's sha256 as version, so that copies and touched files count as the same."""
+    with Progress("read", total=sum(source.size for source in found)) as bar:
+        out = []
+        for source in found:
+            out.append(replace(source, version=CONTENT + files.sha256(source.path)))
+            bar.update(source.size)
+    return out
 
 
 def _listing(item: str) -> tuple[Iterator[str], bool]:

@@ -1,16 +1,19 @@
-"""Batches of documents through worker processes and back, in order and with bounded memory."""
+"""Batches of documents through worker processes and back, in order and with bounded memory.
+
+Each process belongs to one thread of ours, which sends it a batch, waits for the answer and takes the next one. That is all
+the machinery there is, so that it can be torn down at any moment: a process that is killed ends its pipe, and a pipe that
+ends wakes its thread. (The executor of the standard library may wait for ever for workers that were ended.)
+"""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tfgpt import tokenizers
@@ -19,13 +22,11 @@ from tfgpt.data.documents import Encoded, Rules
 from tfgpt.data.sources import Unit
 from tfgpt.errors import Failure
 from tfgpt.machine import cores
-from tfgpt.tokenizers import Tokenizer
 
 SMALL_JOB = 4 << 20  # bytes: below this, starting processes takes longer than the work
 Position = tuple[int, int]  # unit, batches of it that are done
 Step = tuple[Position, int, Encoded]  # where to go on afterwards, bytes of input done, what came of them
-
-_mine: tuple[Tokenizer, Rules] | None = None  # set once in each worker process
+Work = Unit | list[readers.Raw]
 
 
 def encoded_units(
@@ -34,34 +35,92 @@ def encoded_units(
     """Everything behind `done`, encoded, in unit order whatever the number of processes."""
     processes = processes or cores()
     left = sum(unit.size for unit in units[done[0] :])
+    folder = str(output / ledger.TOKENIZER_FOLDER)
     if processes == 1 or left < SMALL_JOB:
-        tokenizer = tokenizers.load(output / ledger.TOKENIZER_FOLDER)
+        tokenizer = tokenizers.load(folder)
         for position, advance, work in _batches(units, done, rules.key):
-            raws = readers.read(work, key=rules.key) if isinstance(work, Unit) else work
-            yield position, advance, documents.encode(raws, tokenizer, rules)
+            yield position, advance, _encode(work, tokenizer, rules)
         return
-    waiting: deque[tuple[Position, int, Future[Encoded]]] = deque()
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_begin, initargs=(str(output), rules, os.getpid())
-    )
+    pool = _Pool(processes, folder, rules)
     try:
+        waiting: deque[tuple[Position, int, Future[Encoded]]] = deque()
         for position, advance, work in _batches(units, done, rules.key):
-            waiting.append((position, advance, pool.submit(_encode, work)))
+            waiting.append((position, advance, pool.submit(work)))
             # Two batches a process keep all of them busy, and memory bounded, while the first in line is awaited.
             while len(waiting) > 2 * processes:
                 yield _first(waiting)
         while waiting:
             yield _first(waiting)
-    except BrokenProcessPool:
-        raise Failure(
-            "a worker process died, most likely for want of memory; what was encoded so far is safe",
-            fix="run the same command again with fewer --processes",
-        ) from None
     finally:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()  # nothing a worker holds is worth waiting for
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close()
+
+
+class _Pool:
+    """Threads, each with a process of its own."""
+
+    def __init__(self, processes: int, tokenizer_folder: str, rules: Rules) -> None:
+        self._settings = (tokenizer_folder, rules)
+        self._mine = threading.local()
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._closed = threading.Lock()
+        self._threads = ThreadPoolExecutor(processes, initializer=self._start)
+
+    def submit(self, work: Work) -> Future[Encoded]:
+        """Encode `work` in the first process that is free."""
+        return self._threads.submit(self._call, work)
+
+    def close(self) -> None:
+        """End everything at once; nothing that a worker still holds is worth waiting for."""
+        with self._closed:
+            for process in self._processes:
+                process.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for process in self._processes:
+            process.join()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, *self._settings), daemon=True)
+        with self._closed:
+            process.start()
+            self._processes.append(process)
+        theirs.close()  # or the pipe would not end with the process
+        self._mine.connection = ours
+
+    def _call(self, work: Work) -> Encoded:
+        try:
+            self._mine.connection.send(work)
+            answer = self._mine.connection.recv()
+        except (EOFError, OSError):
+            raise Failure(
+                "a worker process died, most likely for want of memory; what was encoded so far is safe",
+                fix="run the same command again with fewer --processes",
+            ) from None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+
+def _serve(connection: Connection, tokenizer_folder: str, rules: Rules) -> None:
+    """The life of a worker process; it ends with its pipe, that is, also when the parent was killed."""
+    # Ctrl-C reaches the whole group; the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        tokenizer = tokenizers.load(tokenizer_folder)
+        while True:
+            work = connection.recv()
+            try:
+                answer: Encoded | Exception = _encode(work, tokenizer, rules)
+            except Exception as error:
+                answer = error
+            connection.send(answer)
+    except (EOFError, OSError):
+        return
+
+
+def _encode(work: Work, tokenizer: tokenizers.Tokenizer, rules: Rules) -> Encoded:
+    return documents.encode(readers.read(work, key=rules.key) if isinstance(work, Unit) else work, tokenizer, rules)
 
 
 def batches(unit: Unit, key: str, meter: readers.Meter | None = None) -> Iterator[list[readers.Raw]]:
@@ -100,26 +159,3 @@ def _batches(
 def _first(waiting: deque[tuple[Position, int, Future[Encoded]]]) -> Step:
     position, advance, future = waiting.popleft()
     return position, advance, future.result()
-
-
-def _begin(output: str, rules: Rules, parent: int) -> None:
-    """Set up a worker process."""
-    global _mine
-    # Ctrl-C reaches the whole group; the parent alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    _mine = tokenizers.load(Path(output) / ledger.TOKENIZER_FOLDER), rules
-
-
-def _leave_with(parent: int) -> None:
-    """A parent that was killed cannot end its workers, so they watch for it."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def _encode(work: Unit | list[readers.Raw]) -> Encoded:
-    assert _mine is not None
-    tokenizer, rules = _mine
-    raws = readers.read(work, key=rules.key) if isinstance(work, Unit) else work
-    return documents.encode(raws, tokenizer, rules)
