@@ -110,10 +110,9 @@ def test_a_worker_that_dies_stops_the_job_and_loses_nothing(job, tmp_path):
     texts, expected, _ = job
     process = start(texts, tmp_path / "out")
     deadline = time.monotonic() + 60
-    state = tmp_path / "out" / ".encode" / "state.json"
-    while time.monotonic() < deadline and not (state.exists() and json.loads(state.read_text())["done"] != [0, 0]):
-        time.sleep(0.01)
-    workers = [pid for pid in _children(process.pid) if "spawn_main" in _command(pid)]
+    workers: list[int] = []
+    while time.monotonic() < deadline and not workers:
+        workers = [pid for pid in _children(process.pid) if "spawn_main" in _command(pid)]
     os.kill(workers[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and b"a worker process died" in err and b"Traceback" not in err
