@@ -43,9 +43,9 @@ class Progress:
         rate = (self.done - self.initial) / seconds
         if not self.total:
             return f"{self.label}  {_scaled(self.done, self.unit)}  {_scaled(rate, self.unit)}/s"
-        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        left = max(self.total - self.done, 0) / rate if rate > 0 else float("inf")
         return (
-            f"{self.label}  {100 * self.done / self.total:3.0f} %  {_scaled(self.done, self.unit)} of "
+            f"{self.label}  {min(100 * self.done / self.total, 100):3.0f} %  {_scaled(self.done, self.unit)} of "
             f"{_scaled(self.total, self.unit)}  {_scaled(rate, self.unit)}/s  {clock(left)} left"
         )
 

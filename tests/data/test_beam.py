@@ -32,7 +32,7 @@ def test_direct_runner_gives_the_same_records_and_ledger(mixed, tmp_path):
     assert contents(tmp_path / "beam") == contents(tmp_path / "local")
     spooled = tmp_path / "spool"
     run(mixed, tmp_path / "spooled", shard_bytes=20_000, runner="DirectRunner", spool=str(spooled))
-    assert contents(tmp_path / "spooled") == contents(tmp_path / "local") and any(spooled.iterdir())
+    assert contents(tmp_path / "spooled") == contents(tmp_path / "local")
 
 
 def test_a_pipeline_that_died_goes_on_with_what_is_missing(mixed, tmp_path):
@@ -71,3 +71,14 @@ def test_without_beam_the_way_to_get_it_is_named(texts, tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"tfgpt\[beam\]"):
         run(texts, tmp_path / "out", runner="DirectRunner")
+
+
+@pytest.mark.slow
+def test_jobs_that_share_a_spool_do_not_meet(tmp_path):
+    pytest.importorskip("apache_beam")
+    for name in "ab":
+        write_texts(tmp_path / name, 6, seed=ord(name))
+        run(tmp_path / name, tmp_path / f"beam-{name}", runner="DirectRunner", spool=str(tmp_path / "spool"))
+        run(tmp_path / name, tmp_path / f"local-{name}")
+        assert contents(tmp_path / f"beam-{name}") == contents(tmp_path / f"local-{name}")
+    assert not any((tmp_path / "spool").iterdir()), "results of finished jobs are removed"

@@ -136,3 +136,30 @@ def test_histogram_counts_by_powers_of_two():
 def test_control_characters_of_a_document_never_reach_the_terminal(data):
     tokenizer = show.folder_tokenizer(str(data))
     assert "\x1b" not in show.excerpt(tokenizer, np.array(list(b"a\x1b[31mred")))
+
+
+def test_an_interrupted_encode_is_no_sound_data(data, capsys):
+    (data / "ledger.json").unlink()
+    (data / ".encode").mkdir()
+    (data / ".encode" / "state.json").write_text("{}")
+    assert main(["data", "check", str(data)]) == 1
+    assert "an encode was interrupted here" in capsys.readouterr().out
+
+
+def test_without_a_ledger_only_checksums_are_claimed(data, capsys):
+    (data / "ledger.json").unlink()
+    assert main(["data", "check", str(data)]) == 0
+    out = capsys.readouterr().out
+    assert "no ledger to compare with" in out and "every byte" not in out
+
+
+@pytest.mark.parametrize("damage", ["index", "shard", "ledger"])
+def test_showing_damaged_data_names_the_file_and_the_next_command(data, damage, capsys):
+    if damage == "ledger":
+        (data / "ledger.json").write_text((data / "ledger.json").read_text().replace('"n_vocab"', '"n_words"'))
+    else:
+        for path in data.glob("text_*" + (".npy" if damage == "index" else ".tfrecords")):
+            path.write_bytes(path.read_bytes()[:40])
+    assert main(["data", "show", str(data), "--samples", "99"]) == 1
+    err = capsys.readouterr().err
+    assert ("data check" in err or "--restart" in err) and "--debug" not in err

@@ -74,7 +74,8 @@ def test_adding_files_moves_no_document_to_the_other_side(tmp_path):
         assert set(decoded(tmp_path / "before", split)) <= set(decoded(tmp_path / "after", split))
 
 
-def test_of_few_documents_the_end_of_each_is_held_out(texts, tmp_path):
+def test_of_few_documents_the_end_of_each_is_held_out(tmp_path):
+    texts = write_texts(tmp_path / "texts", 60, words=600)
     result = run(texts, tmp_path / "out", rules=Rules(eval_fraction=0.25))
     assert result.rules["split"] == "tail"
     train, held = decoded(tmp_path / "out", "train"), decoded(tmp_path / "out", "eval")
@@ -94,7 +95,7 @@ def test_duplicates_and_short_documents_are_counted_with_their_place(texts, tmp_
     (texts / "zz-copy.txt").write_bytes(next(texts.glob("document-00001.txt")).read_bytes())
     (texts / "zz-short.txt").write_text("too short", encoding="utf-8")
     (texts / "zz-broken.txt").write_bytes(b"good text at first, then \xff\xfe\x80 and more of it")
-    result = run(texts, tmp_path / "out")
+    result = run(texts, tmp_path / "out", split="tail", rules=Rules(eval_fraction=0.3))
     assert {reason: entry["count"] for reason, entry in result.dropped.items()} == {
         "duplicate": 2,  # its beginning and its held-out end
         "too short": 1,
@@ -248,3 +249,136 @@ def test_state_is_json_without_places_of_this_machine_in_the_ledger(texts, tmp_p
     run(texts, tmp_path / "out")
     text = (tmp_path / "out" / "ledger.json").read_text("utf-8")
     assert json.loads(text)["format"] == "tfgpt-data-1" and os.fspath(tmp_path) not in text
+
+
+def test_files_that_are_not_ours_are_never_touched(texts, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("text_0.tfrecords", "text_7.tfrecords", "text-eval_0.tfrecords"):
+        (out / name).write_text("precious")
+    before = contents(out)
+    for restart in (False, True):
+        with pytest.raises(UserError, match="did not make here"):
+            run(texts, out, restart=restart)
+        assert contents(out) == before
+    run(texts, out, name="mine")
+    assert {name: data for name, data in contents(out).items() if name in before} == before
+
+
+def test_restart_destroys_nothing_before_the_new_command_makes_sense(texts, tmp_path):
+    run(texts, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    for wrong in ({"tokenizer": "nonsense"}, {"rules": Rules(encoding="nonsense")}, {"name": "../evil"}, {"name": ""}):
+        with pytest.raises(UserError):
+            run(texts, tmp_path / "out", restart=True, **wrong)
+        assert contents(tmp_path / "out") == before
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "texts"}
+
+
+def test_restart_with_another_tokenizer_or_name_leaves_one_data_set(texts, tmp_path):
+    from tfgpt.data import check
+
+    run(texts, tmp_path / "out", tokenizer="bpe:300", shard_bytes=5000, name="aa")
+    run(texts, tmp_path / "out", tokenizer="char", restart=True, name="bb")
+    assert check.check(str(tmp_path / "out")).faults == []
+    assert contents(tmp_path / "out") == contents_of_fresh(texts, tmp_path / "fresh")
+
+
+def contents_of_fresh(texts, folder):
+    run(texts, folder, tokenizer="char", name="bb")
+    return contents(folder)
+
+
+def test_a_wrong_command_can_be_corrected_without_restart(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("id,body\n1," + "words of a cell " * 20 + "\n")
+    with pytest.raises(UserError, match='no column "text"'):
+        run(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run(tmp_path / "in", tmp_path / "out", rules=Rules(key="body"))
+
+
+def test_an_encode_that_got_nowhere_does_not_stand_in_the_way(texts, tmp_path, monkeypatch):
+    from tfgpt.data import shards
+
+    honest = shards.Writer.add
+    monkeypatch.setattr(shards.Writer, "add", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run(texts, tmp_path / "out", tokenizer="bpe:300")
+    monkeypatch.setattr(shards.Writer, "add", honest)
+    run(texts, tmp_path / "out")
+    assert ledger.read(tmp_path / "out").tokenizer["kind"] == "byte"
+
+
+def test_a_lost_shard_of_finished_data_is_noticed(texts, tmp_path):
+    run(texts, tmp_path / "out")
+    (tmp_path / "out" / "text_0.tfrecords").unlink()
+    with pytest.raises(Failure, match="missing or of another size"):
+        run(texts, tmp_path / "out")
+    run(texts, tmp_path / "out", restart=True)
+
+
+def test_what_a_kill_leaves_behind_is_swept_away(texts, tmp_path):
+    out = tmp_path / "out"
+    run(texts, out)
+    before = contents(out)
+    # Killed between the ledger and the removal of the state, and in the middle of temporary files.
+    (out / ".encode").mkdir()
+    (out / ".encode" / "state.json").write_text('{"fingerprint": "", "name": "text"}')
+    run(texts, out)
+    assert contents(out) == before
+    for name in (".text_0.tfrecords.index.npy.tmp-7-x", ".ledger.json.tmp-7-x"):
+        (out / name).write_text("")
+    (out / ".tokenizer.tmp-7").mkdir()
+    run(texts, out, restart=True)
+    assert contents(out) == before and not (out / ".tokenizer.tmp-7").exists()
+
+
+def test_text_and_data_in_one_folder(texts):
+    first = run(texts, texts)
+    assert first.sources["files"] == 60
+    assert run(texts, texts) == first
+
+
+def test_one_file_under_three_names_counts_once(tmp_path, monkeypatch):
+    write_texts(tmp_path / "g", 3)
+    (tmp_path / "link").symlink_to(tmp_path / "g")
+    monkeypatch.chdir(tmp_path)
+    result = run(["g", "./g", str(tmp_path / "g"), "link/*.txt"], tmp_path / "out", drop_duplicates=False)
+    assert result.sources["documents"] == 3
+
+
+def test_links_to_nowhere_are_passed_by(texts, tmp_path):
+    (texts / "dangling.txt").symlink_to(tmp_path / "nowhere")
+    (texts / "circle.txt").symlink_to(texts / "circle.txt")
+    assert run(texts, tmp_path / "out").sources["files"] == 60
+
+
+def test_names_that_are_no_text_survive_into_the_ledger(texts, tmp_path, capsys):
+    from tfgpt.cli import main
+
+    with open(os.fsencode(texts) + b"/bad\xff\n\x1b[31mname.txt", "wb") as stream:
+        stream.write(b"short")
+    assert run(texts, tmp_path / "out").dropped["too short"]["count"] == 1
+    assert main(["data", "show", str(tmp_path / "out")]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_short_documents_are_held_out_whole_even_when_they_are_few(tmp_path):
+    result = run(write_texts(tmp_path / "texts", 390, words=24), tmp_path / "out")
+    assert result.rules["split"] == "documents" and 5 < result.totals("eval")["records"] < 40
+
+
+def test_the_output_may_not_be_a_file(texts, tmp_path):
+    (tmp_path / "afile").write_text("x")
+    with pytest.raises(UserError, match="not a folder"):
+        run(texts, tmp_path / "afile")
+    assert (tmp_path / "afile").read_text() == "x"
+
+
+def test_an_empty_folder_of_the_users_stays(texts, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(UserError):
+        run(texts, ".", tokenizer="nonsense")
+    assert list((tmp_path / "out").iterdir()) == []

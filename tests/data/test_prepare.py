@@ -142,3 +142,32 @@ def test_presets_are_not_changed_by_a_folder_of_their_name(tmp_path, monkeypatch
     monkeypatch.chdir(write_texts(tmp_path / "here", 1))
     (tmp_path / "here" / "117M").mkdir()
     assert config.load("117M", check_files=False).n_layer == 12
+
+
+def test_a_changed_text_with_a_data_path_of_its_own_says_what_to_do(texts, tmp_path):
+    prepare.encode_text(settings(texts, data_path=str(tmp_path / "mine")))
+    before = contents(tmp_path / "mine")
+    (texts / "one-more.txt").write_text("another document " * 20)
+    with pytest.raises(UserError) as caught:
+        prepare.encode_text(settings(texts, data_path=str(tmp_path / "mine")))
+    assert "delete" in caught.value.fix and "--restart" not in caught.value.fix
+    assert contents(tmp_path / "mine") == before
+
+
+def test_a_file_that_changes_its_kind_is_another_input(texts):
+    first = prepare.encode_text(settings(texts))
+    path = next(texts.glob("*.txt"))
+    path.rename(path.with_suffix(".md"))
+    assert prepare.encode_text(settings(texts)) == first
+    path.with_suffix(".md").rename(path.with_suffix(".chat"))
+    assert prepare.encode_text(settings(texts)) != first
+
+
+def test_a_module_beside_the_user_is_found_and_a_broken_one_is_named(tmp_path, monkeypatch):
+    (tmp_path / "beside_me.py").write_text("def batches(params, eval=False):\n    return 7\n")
+    (tmp_path / "broken_one.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
+    assert prepare.input_function("beside_me:batches")({}) == 7
+    with pytest.raises(UserError, match='"broken_one" cannot be imported: ZeroDivisionError'):
+        prepare.input_function("broken_one:batches")

@@ -81,6 +81,21 @@ def guarded(action, *, verbose: bool = False, debug: bool = False) -> int:
         return report(error)
 
 
+def at_least(least: int):
+    """An argparse type: a whole number that is not below `least`."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
+        return value
+
+    return number
+
+
 def own_name() -> str:
     """How the user can call this program again: `tfgpt` where that is on the PATH, otherwise with its Python.
 

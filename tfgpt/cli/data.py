@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from tfgpt.cli import at_least
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tfgpt data`."""
@@ -17,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="what `tfgpt encode --output` made (local or gs://)")
     parser.add_argument("--encoder_path", metavar="DIR", help="check: vocabulary for old files that have no ledger")
     parser.add_argument("--json", action="store_true", help="check: one JSON object for scripts")
-    parser.add_argument("--samples", type=int, default=2, metavar="N", help="show: decoded documents (default 2)")
+    parser.add_argument(
+        "--samples", type=at_least(0), default=2, metavar="N", help="show: decoded documents (default 2)"
+    )
     parser.add_argument("--split", choices=["train", "eval"], default="train", help="show: of which split")
     parser.add_argument("--seed", type=int, default=0, help="show: another seed draws other documents")
 
@@ -43,7 +47,11 @@ def _check(args: argparse.Namespace) -> int:
     if len(report.faults) > 20:
         print(f"... and {len(report.faults) - 20} more")
     if not report.faults:
-        print("every byte is what it should be")
+        print(
+            "every byte is what it should be"
+            if report.ledger
+            else "checksums are right; there is no ledger to compare with"
+        )
     else:
         print(
             f"{len(report.faults)} fault(s). fix: encode the text anew with --restart, or restore the files named above"

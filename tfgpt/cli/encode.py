@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 
+from tfgpt.cli import at_least
+
 SEED_NAME = "openwebtext-newspaper"
 
 
@@ -44,7 +46,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Flags that the seed's create_tfrecords.py shares."""
     group = parser.add_argument_group("documents")
     group.add_argument(
-        "--minimum_size", type=_natural, default=25, metavar="N", help="drop documents of fewer tokens (default 25)"
+        "--minimum_size", type=at_least(0), default=25, metavar="N", help="drop documents of fewer tokens (default 25)"
     )
     group.add_argument("--no_ftfy", action="store_true", help="do not repair text with ftfy (NFKC)")
     group.add_argument("--keep_duplicates", action="store_true", help="keep exact duplicates")
@@ -61,13 +63,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group = parser.add_argument_group("output")
     group.add_argument("--name", default="text", help='shards are called NAME_0.tfrecords, ... (default "text")')
-    group.add_argument("--shard_mb", type=_positive, default=64, metavar="MB", help="size of a shard (default 64)")
+    group.add_argument("--shard_mb", type=at_least(1), default=64, metavar="MB", help="size of a shard (default 64)")
     group.add_argument(
-        "--files_per", type=_positive, metavar="N", help="a shard for every N documents instead, as the seed does"
+        "--files_per", type=at_least(1), metavar="N", help="a shard for every N documents instead, as the seed does"
     )
     group.add_argument("--restart", action="store_true", help="begin anew, replacing what the folder holds")
     group = parser.add_argument_group("work")
-    group.add_argument("--processes", type=_positive, metavar="N", help="worker processes (default: one a core)")
+    group.add_argument("--processes", type=at_least(1), metavar="N", help="worker processes (default: one a core)")
     group.add_argument(
         "--runner", metavar="R", help="an Apache Beam runner: DirectRunner, DataflowRunner, FlinkRunner, ..."
     )
@@ -99,29 +101,17 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     result = encode(job)
     print("\n".join(summary(result)))
-    if not result.totals("eval")["records"] and args.eval_fraction > 0 and args.split != "none":
-        print(
-            "eval is empty: no document fell into it; --split tail --restart holds out the end of each document instead"
-        )
+    for split, fix in (("eval", "raise --eval_fraction, or add documents"), ("train", "lower --eval_fraction")):
+        if not result.totals(split)["records"] and result.rules["split"] != "none":
+            print(f"{split} is empty: no document fell into it; {fix}, and encode anew with --restart")
     print(f"next: {own_name()} data check {args.output}")
 
 
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
 def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError("must be at least 0 and below 1")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if value != 0 and not 1e-6 <= value < 1:
+        raise argparse.ArgumentTypeError("must be 0, or at least 0.000001 and below 1")
     return value

@@ -8,6 +8,7 @@ Spool files appear whole or not at all, so a pipeline that died goes on with the
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 
 from tfgpt import files, tokenizers
@@ -90,6 +91,14 @@ def _spooled(spool: str, unit: Unit, *, skip: int) -> Iterator[Step]:
             encoded = Encoded.from_bytes(files.read_bytes(name))
             last = number == count - 1
             yield ((unit.number + 1, 0) if last else (unit.number, number + 1)), (unit.size if last else 0), encoded
+
+
+def clean(spool: str) -> None:
+    """Remove the results of a job whose data set is finished."""
+    for path, _ in list(files.walk(spool)):
+        files.remove(path)
+    if not files.is_remote(spool):
+        shutil.rmtree(spool)
 
 
 def _name(spool: str, unit: Unit, number: int) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from tfgpt import files
 from tfgpt.data import ledger, records
 from tfgpt.data.ledger import Ledger
+from tfgpt.data.output import STATE, WORK
 from tfgpt.data.shards import INDEX_SUFFIX, Shard
 from tfgpt.errors import UserError
 from tfgpt.progress import Progress
@@ -40,6 +41,7 @@ class Report:
     largest_id: int = -1
     shortest: int | None = None
     longest: int = 0
+    ledger: bool = False
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -55,9 +57,12 @@ def check(folder: str, *, n_vocab: int | None = None) -> Report:
         )
     present = sorted(p for p, _ in files.walk(folder) if p.endswith(".tfrecords") and "/." not in p[len(folder) :])
     report = Report()
+    if files.exists(files.join(folder, f"{WORK}/{STATE}")):
+        report.faults.append(Fault(WORK, "an encode was interrupted here; the same tfgpt encode command finishes it"))
     known: Ledger | None = None
     if files.exists(files.join(folder, ledger.NAME)):
         known = ledger.read(folder)
+        report.ledger = True
         n_vocab = known.tokenizer["n_vocab"]
         report.faults += _check_tokenizer(folder, known)
     elif not present:

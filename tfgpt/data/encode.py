@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +24,16 @@ from tfgpt.data.documents import Rules
 from tfgpt.data.job import Job
 from tfgpt.data.ledger import Ledger
 from tfgpt.data.merger import Merger
+from tfgpt.data.output import OutputFolder, finished
 from tfgpt.errors import Failure, UserError
 from tfgpt.locks import folder_lock
 from tfgpt.progress import Progress
 from tfgpt.signals import StopRequest
 from tfgpt.tokenizers import Tokenizer
 
-WORK = ".encode"
+NAME = re.compile(r"[\w][\w.-]*")
 ENOUGH_DOCUMENTS = 20  # expected in eval; with fewer, the end of each document is held out instead
+TOKEN_BYTES = 4  # of English text, roughly; only to foresee whether the end of a document is worth holding out
 VERSION = 1  # changes when the same input and rules would give other bytes
 
 
@@ -38,67 +42,108 @@ def encode(job: Job) -> Ledger:
 
     >>> encode(Job(["my_text"], "data/my_text"))   # doctest: +SKIP
     """
+    _check_settings(job)
     if files.is_remote(job.output):
         return _encode_remote(job)
-    output = Path(job.output)
-    work = output / WORK
+    output = OutputFolder(Path(job.output), job.name)
     found = sources.find(job.inputs, format=job.format, leave_out=job.output)
     if job.by_content:
         found = replace(found, sources=sources.by_content(found.sources))
-    with folder_lock(work / "lock", purpose="an encode"):
-        try:
-            return _encode_local(job, output, work, found)
-        finally:
-            if not (work / "state.json").exists():  # finished, or refused before anything was done
-                shutil.rmtree(work, ignore_errors=True)
-                if not any(output.iterdir()):
-                    output.rmdir()
-
-
-def _encode_local(job: Job, output: Path, work: Path, found: sources.Found) -> Ledger:
-    if job.restart:
-        _clear(output, job.name)
     units = sources.plan(found.sources)
     rules = _settle_split(job, units)
     tokenizer = vocabulary.given(job.tokenizer, encoder_path=job.encoder_path, found=found.sources)
     # Whether this job was finished, or begun, has to be known before anything is written, a trained tokenizer included.
     fingerprint = _fingerprint(job, rules, found.sources, tokenizer)
-    if finished := _already_done(job.published or job.output, fingerprint, restart=job.restart):
-        return finished
-    state = _resume_state(output, fingerprint)
+    with folder_lock(output.work / "lock", purpose="an encode"):
+        try:
+            if not job.restart and (present := finished(job.published or job.output, fingerprint)):
+                output.end()
+                return present
+            state = None if job.restart else output.resume(fingerprint)
+            return _encode_local(job, rules, output, units, found, tokenizer, fingerprint, state)
+        finally:
+            output.leave()
+
+
+def _encode_local(
+    job: Job,
+    rules: Rules,
+    output: OutputFolder,
+    units: list[sources.Unit],
+    found: sources.Found,
+    tokenizer: Tokenizer | None,
+    fingerprint: str,
+    state: dict[str, Any] | None,
+) -> Ledger:
     remaining = sum(u.size for u in units) - (state["source_bytes"] if state else 0)
-    files.require_space(output, int(0.7 * max(remaining, 0)), purpose="the TFRecords")
-    folder = output / ledger.TOKENIZER_FOLDER
+    files.require_space(output.path, int(0.7 * max(remaining, 0)), purpose="the TFRecords")
+    output.sweep()
+    folder = output.path / ledger.TOKENIZER_FOLDER
     if state:
         tokenizer = tokenizers.load(folder)
     else:
         tokenizer = tokenizer or vocabulary.train(
             job.tokenizer, found=found.sources, key=job.rules.key, fix_text=job.rules.fix_text
         )
+        output.clear()  # what --restart replaces, now that the new command has proved to make sense
+        output.begin(fingerprint)
         tokenizer.save(folder)
-    merger = Merger(job, rules, output, work, fingerprint, state)
+    merger = Merger(job, rules, output.path, output.work, fingerprint, state)
     try:
         merger.commit()
         _run(job, rules, units, merger, found.skipped)
         result = merger.finish(tokenizer, found.sources)
     except OSError as error:
-        raise _disk_failure(error, output) from error
+        raise _disk_failure(error, output.path) from error
+    except UserError as error:
+        merger.close()
+        if not isinstance(error, Failure):
+            output.clear()  # the command has to change, and with it everything that was made of it
+        raise
     finally:
         merger.close()
-    (work / "state.json").unlink()
+    if job.runner:
+        from tfgpt.data import beam
+
+        beam.clean(_spool(job, merger))
+    output.end()
     return result
+
+
+def _check_settings(job: Job) -> None:
+    """What can be wrong with a job before anything is read."""
+    if not NAME.fullmatch(job.name):
+        raise UserError(
+            f'"{job.name}" cannot begin the name of a file', where="--name", nearest=f'"{re.sub("[^a-zA-Z0-9_.-]", "", job.name).lstrip(".") or "text"}"',
+            fix="use letters, digits, dots, dashes and underscores",
+        )  # fmt: skip
+    try:
+        b"a".decode(job.rules.encoding)
+    except UnicodeDecodeError:
+        pass  # an encoding of two or four bytes a character
+    except LookupError:
+        raise UserError(
+            f'there is no text encoding "{job.rules.encoding}"',
+            where="--encoding",
+            nearest='"utf-8", "latin-1", "cp1252", "utf-16"',
+        ) from None
+
+
+def _spool(job: Job, merger: Merger) -> str:
+    """Where Beam's workers leave results: apart for each job, as a shared folder may serve several."""
+    return files.join(job.spool or str(merger.work / "spool"), merger.fingerprint[:16])
 
 
 def _run(job: Job, rules: Rules, units: list[sources.Unit], merger: Merger, skipped: Any) -> None:
     if skipped and not job.quiet:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5))
-        print(f"passed by, not text: {kinds}")
+        print(f"passed by: {kinds}")
     total = sum(unit.size for unit in units)
     with Progress("encode", total=total, initial=merger.source_bytes) as bar:
         if job.runner:
             from tfgpt.data import beam
 
-            spool = job.spool or str(merger.work / "spool")
+            spool = _spool(job, merger)
             folder = beam.tokenizer_folder_for(str(merger.output), spool)
             stream = beam.encoded_units(
                 units, merger.done, spool, folder, rules, runner=job.runner, options=job.runner_options
@@ -124,24 +169,29 @@ def _settle_split(job: Job, units: list[sources.Unit]) -> Rules:
         return Rules(**{**job.rules.as_dict(), "split": "none"})  # type: ignore[arg-type]
     split = job.split
     if split == "auto":
-        wanted = int(ENOUGH_DOCUMENTS / job.rules.eval_fraction)
-        split = "documents" if _at_least(units, wanted, job.rules.key) else "tail"
+        wanted = math.ceil(ENOUGH_DOCUMENTS / job.rules.eval_fraction)
+        documents, size = _count(units, wanted, job.rules)
+        end = size / max(documents, 1) * job.rules.eval_fraction / TOKEN_BYTES
+        split = "documents" if documents >= wanted or end < 2 * job.rules.minimum_size else "tail"
     return Rules(**{**job.rules.as_dict(), "split": split})  # type: ignore[arg-type]
 
 
-def _at_least(units: list[sources.Unit], wanted: int, key: str) -> bool:
-    count = 0
+def _count(units: list[sources.Unit], wanted: int, rules: Rules) -> tuple[int, int]:
+    """Documents and their bytes, as far as `wanted` documents."""
+    count = size = 0
     for unit in units:
         if unit.kind == "files":
             count += len(unit.sources)
+            size += unit.size
         else:
-            for _ in readers.read(unit, key=key):
+            for raw in readers.read(unit, key=rules.key):
                 count += 1
+                size += raw.size
                 if count >= wanted:
                     break
         if count >= wanted:
-            return True
-    return False
+            break
+    return count, size
 
 
 def _fingerprint(job: Job, rules: Rules, found: list[sources.Source], tokenizer: Tokenizer | None) -> str:
@@ -150,43 +200,6 @@ def _fingerprint(job: Job, rules: Rules, found: list[sources.Source], tokenizer:
     # A tokenizer that is trained on the input follows from its name and the input.
     marks = [settings, tokenizer.fingerprint if tokenizer else job.tokenizer, sources.listing(found)]
     return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
-
-
-def _already_done(output: str, fingerprint: str, *, restart: bool) -> Ledger | None:
-    if restart or not files.exists(files.join(output, ledger.NAME)):
-        return None
-    present = ledger.read(output)
-    if present.sources.get("fingerprint") == fingerprint:
-        return present
-    raise UserError(
-        "this folder holds a finished data set made from other input or with other settings",
-        where=output,
-        fix="choose another --output, or add --restart to replace it",
-    )
-
-
-def _resume_state(output: Path, fingerprint: str) -> dict[str, Any] | None:
-    path = output / WORK / "state.json"
-    if not path.exists():
-        return None
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if state["fingerprint"] != fingerprint:
-        raise UserError(
-            "an encode of other input or with other settings was interrupted in this folder",
-            where=str(output),
-            fix="repeat that command to finish it, or add --restart to begin anew",
-        )
-    return state
-
-
-def _clear(output: Path, name: str) -> None:
-    """Remove a data set of ours, and nothing else that may lie in the folder."""
-    for pattern in (f"{name}_*.tfrecords*", f"{name}-eval_*.tfrecords*", ledger.NAME):
-        for path in output.glob(pattern):
-            path.unlink()
-    for path in (output / WORK).iterdir():
-        if path.name != "lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _encode_remote(job: Job) -> Ledger:

@@ -15,6 +15,11 @@ from tfgpt.errors import Failure, UserError
 NAME = "ledger.json"
 TOKENIZER_FOLDER = "tokenizer"
 FORMAT = "tfgpt-data-1"
+NEEDED = {
+    "tokenizer": ("kind", "n_vocab", "eot", "fingerprint", "files"),
+    "rules": ("split", "eval_fraction"),
+    "sources": ("fingerprint",),
+}
 
 
 @dataclass
@@ -62,7 +67,6 @@ class Ledger:
                     "splits": {split: [vars(s) for s in shards] for split, shards in self.splits.items()},
                 },
                 indent=1,
-                ensure_ascii=False,
             )
             + "\n"
         )
@@ -81,6 +85,11 @@ def read(folder: str | Path) -> Ledger:
         data = json.loads(files.read_bytes(path))
         if data.get("format") != FORMAT:
             raise ValueError(f"format is {data.get('format')!r}, this version reads {FORMAT!r}")
+        for part, needed in NEEDED.items():
+            for key in needed:
+                data[part][key]
+        for entry in data["dropped"].values():
+            entry["count"] + 1, entry["examples"][0]
         return Ledger(
             tokenizer=data["tokenizer"],
             splits={split: [Shard(**shard) for shard in shards] for split, shards in data["splits"].items()},
@@ -88,7 +97,7 @@ def read(folder: str | Path) -> Ledger:
             sources=data["sources"],
             dropped=data["dropped"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise Failure(
             f"ledger.json cannot be read: {error}", where=path, fix="encode the text anew with --restart"
         ) from None

@@ -79,6 +79,7 @@ class Merger:
         os.fsync(self._hashes.fileno())
         state = {
             "fingerprint": self.fingerprint,
+            "name": self.job.name,
             "done": self.done,
             "source_bytes": self.source_bytes,
             "documents": self.documents,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -82,7 +84,7 @@ def encode_text(config: Config) -> str:
         folder = config.data_path
     else:
         settings = [rules.as_dict(), config.tokenizer, config.encoder_path, config.drop_duplicates]
-        marks = json.dumps([settings, [source.version for source in found]]).encode()
+        marks = json.dumps([settings, sources.listing(found)]).encode()
         folder = str(files.cache_folder() / "data" / hashlib.sha256(marks).hexdigest()[:16])
     job = Job(
         config.text,
@@ -93,7 +95,13 @@ def encode_text(config: Config) -> str:
         drop_duplicates=config.drop_duplicates,
         by_content=True,
     )
-    encode(job)
+    try:
+        encode(job)
+    except UserError as error:
+        if not config.data_path or "--restart" not in error.fix:
+            raise
+        fix = f"delete {folder} to encode the text anew, or name another folder as data_path"
+        raise type(error)(error.what, where=error.where, fix=fix) from None
     return folder
 
 
@@ -104,6 +112,8 @@ def input_function(name: str) -> Callable[..., object]:
     'dumps'
     """
     module_name, _, function_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a console script, unlike `python -m`, leaves the user's own folder out
     try:
         function = getattr(import_module(module_name), function_name)
     except ModuleNotFoundError as error:
@@ -112,11 +122,19 @@ def input_function(name: str) -> Callable[..., object]:
             where=f'$.input is "{name}"',
             fix="run from the folder that holds it, or put that folder on PYTHONPATH",
         ) from None
+    except UserError:
+        raise
     except AttributeError:
         known = ", ".join(n for n in vars(import_module(module_name)) if not n.startswith("_"))
         raise UserError(
             f'"{module_name}" has no function "{function_name}"', where=f'$.input is "{name}"', nearest=known[:120]
         ) from None
+    except Exception as error:
+        raise UserError(
+            f'the module "{module_name}" cannot be imported: {type(error).__name__}: {error}',
+            where=f'$.input is "{name}"',
+            fix=f"python -c 'import {module_name}' shows where",
+        ) from error
     if not callable(function):
         raise UserError(f'"{name}" is not a function', where="$.input")
     return function  # type: ignore[no-any-return]

@@ -11,15 +11,25 @@ from tfgpt import files
 from tfgpt.data import ledger, records
 from tfgpt.data.ledger import Ledger
 from tfgpt.data.shards import INDEX_SUFFIX
+from tfgpt.errors import Failure
 from tfgpt.tokenizers import Tokenizer
 
 BAR_WIDTH = 40
+CHECK = "tfgpt data check names everything that is damaged"
 
 
 def lengths(folder: str, known: Ledger, split: str) -> np.ndarray:
     """Tokens of every document of a split, from the index files alone."""
-    parts = [np.load(io.BytesIO(files.read_bytes(path + INDEX_SUFFIX)))[:, 1] for path in known.paths(folder, split)]
+    parts = [index_of(path)[:, 1] for path in known.paths(folder, split)]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def index_of(path: str) -> np.ndarray:
+    """Byte offset and tokens of each record of a shard: int64 [records, 2]."""
+    try:
+        return np.load(io.BytesIO(files.read_bytes(path + INDEX_SUFFIX)), allow_pickle=False).reshape(-1, 2)
+    except (OSError, ValueError, EOFError) as error:
+        raise Failure(f"the index of a shard cannot be read: {error}", where=path + INDEX_SUFFIX, fix=CHECK) from None
 
 
 def histogram(values: np.ndarray) -> list[str]:
@@ -58,11 +68,14 @@ def samples(folder: str, known: Ledger, split: str, *, count: int, seed: int = 0
         first += shard.records
         if not len(here):
             continue
-        index = np.load(io.BytesIO(files.read_bytes(path + INDEX_SUFFIX)))
+        index = index_of(path)
         for row in here.tolist():
             offset = int(index[row, 0])
-            with files.open_read(path, start=offset) as stream:
-                document = next(records.read_documents(stream))
+            try:
+                with files.open_read(path, start=offset) as stream:
+                    document = next(records.read_documents(stream))
+            except (OSError, StopIteration, records.DamagedRecord) as error:
+                raise Failure(f"a record cannot be read: {error}", where=f"{path}, byte {offset}", fix=CHECK) from None
             yield f"{shard.file}, byte {offset}, {len(document.ids)} tokens", document.ids
 
 
@@ -77,21 +90,25 @@ def summary(known: Ledger) -> list[str]:
             f"({per_token:.2f} bytes a token) in {t['shards']} shard{'s' if t['shards'] != 1 else ''}"
         )
     held = {
-        "documents": f"{known.rules['eval_fraction']:.0%} of the documents, chosen by content",
-        "tail": f"the last {known.rules['eval_fraction']:.0%} of each document",
+        "documents": f"{100 * known.rules['eval_fraction']:.3g}% of the documents, chosen by content",
+        "tail": f"the last {100 * known.rules['eval_fraction']:.3g}% of each document",
         "none": "nothing",
     }[known.rules["split"]]
     out.append(f"eval holds {held}; tokenizer {known.tokenizer['kind']} of {known.tokenizer['n_vocab']:,} ids")
     for reason, entry in known.dropped.items():
-        out.append(f"left out: {entry['count']:,} {reason} (first: {entry['examples'][0]})")
+        out.append(f"left out: {entry['count']:,} {printable(reason)} (first: {printable(entry['examples'][0])})")
     return out
 
 
 def excerpt(tokenizer: Tokenizer, ids: np.ndarray, *, width: int = 300) -> str:
     """The beginning of a document as text, safe to print."""
-    text = tokenizer.decode(ids[: width * 2])
-    printable = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-    return printable if len(printable) <= width else printable[:width] + " ..."
+    text = printable(tokenizer.decode(ids[: width * 2]), also="\n")
+    return text if len(text) <= width else text[:width] + " ..."
+
+
+def printable(text: str, *, also: str = "") -> str:
+    """`text` without what could steer a terminal or break a line: file names and documents are other people's words."""
+    return "".join(c if c.isprintable() or c in also else "\ufffd" for c in text)
 
 
 def folder_tokenizer(folder: str) -> Tokenizer:

@@ -91,27 +91,31 @@ def find(inputs: Sequence[str], *, format: str | None = None, leave_out: str | N
     """All input files of folders (recursive), globs, files and gs:// paths: sorted, each once.
 
     A file that is named itself is taken as text when its suffix tells nothing; one met inside a folder is passed by. So is
-    everything below the folder `leave_out`: the output may lie inside the input.
+    what an encode makes in the folder `leave_out`: the output may lie inside the input.
     """
-    beyond = os.path.abspath(leave_out) + os.sep if leave_out and not files.is_remote(leave_out) else None
     chosen: dict[str, Source] = {}
+    met: set[str] = set()  # the same file under another spelling, or through a link, counts once
     skipped: Counter[str] = Counter()
     for item in inputs:
         listed, named = _listing(item)
         before = len(chosen) + sum(skipped.values())
         for path in listed:
-            if path in chosen:
+            real = path if files.is_remote(path) else os.path.realpath(path)
+            if real in met or (leave_out and _made_by_us(path, leave_out)):
                 before -= 1
                 continue
-            if beyond and os.path.abspath(path).startswith(beyond):
-                before -= 1
-                continue
+            met.add(real)
             known = identify(path)
             if known is None and not named and format is None:
-                skipped["." + path.rsplit(".", 1)[-1] if "." in path.rsplit("/", 1)[-1] else "(no suffix)"] += 1
+                name = path.rsplit("/", 1)[-1]
+                skipped["." + name.rsplit(".", 1)[-1] if "." in name else "(no suffix)"] += 1
                 continue
             kind, compression = known or ("text", "")
-            status = files.stat(path)
+            try:
+                status = files.stat(path)
+            except OSError:  # a link to nowhere, or a file that went away
+                skipped["(unreadable)"] += 1
+                continue
             chosen[path] = Source(path, status.size, str(status.version), format or kind, compression)
         if len(chosen) + sum(skipped.values()) == before:
             raise UserError(
@@ -191,6 +195,18 @@ def _listing(item: str) -> tuple[Iterator[str], bool]:
         where=str(item),
         fix="check the path; quote a glob so that it reaches tfgpt",
     )
+
+
+def _made_by_us(path: str, output: str) -> bool:
+    """Whether a path is part of a data set in the folder `output`."""
+    if files.is_remote(path) != files.is_remote(output):
+        return False
+    if not files.is_remote(path):
+        path, output = os.path.abspath(path), os.path.abspath(output)
+    if not path.startswith(output.rstrip("/") + "/"):
+        return False
+    first = path[len(output.rstrip("/")) + 1 :].split("/")[0]
+    return first in ("ledger.json", "tokenizer") or ".tfrecords" in first
 
 
 def _hidden(path: str, below: str) -> bool:

@@ -24,8 +24,12 @@ def texts_of(found: Sequence[sources.Source], *, key: str, fix_text: bool, limit
     """The same for files that were found already."""
     units = sources.plan(found)
     stride = max(1, round(sum(unit.size for unit in units) / limit)) if limit else 1
+    given = 0
     for unit in units[::stride]:
         for raw in readers.read(unit, key=key):
             text = documents.text_of(raw, key=key, fix_text=fix_text)
             if isinstance(text, str):
                 yield text
+                given += len(text)
+                if limit and given > 2 * limit:  # a compressed file holds more than its size says
+                    return

@@ -79,6 +79,9 @@ class _Pool:
             process.join()
 
     def _start(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            # Inherited by the process: Ctrl-C reaches the whole group, but the parent alone decides what it means.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, *self._settings), daemon=True)
@@ -104,7 +107,6 @@ class _Pool:
 
 def _serve(connection: Connection, tokenizer_folder: str, rules: Rules) -> None:
     """The life of a worker process; it ends with its pipe, that is, also when the parent was killed."""
-    # Ctrl-C reaches the whole group; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         tokenizer = tokenizers.load(tokenizer_folder)
