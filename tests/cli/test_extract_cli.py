@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tfgpt.cli import main
+from tfgpt.cli import main, own_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "datasets" / "openwebtext"
@@ -56,7 +56,7 @@ def test_the_verb_keeps_the_article_and_says_what_comes_next(archive, tmp_path, 
     assert main(["extract", str(archive), "--output", "my texts", "--processes", "1"]) == 0
     said = capsys.readouterr().out
     assert "2 texts kept, 1 pages without text, 0 failed" in said
-    assert said.endswith("next: tfgpt encode 'my texts' --output data\n")
+    assert said.endswith(f"next: {own_name()} encode 'my texts' --output data\n")
     text = (tmp_path / "my texts/RS_2017-04/1-abc.txt").read_text(encoding="utf-8")
     assert "Paragraph 5. The committee" in text and "Subscribe" not in text and "rights reserved" not in text
 

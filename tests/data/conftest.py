@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -36,9 +37,13 @@ def run(inputs, output, **options):
     return encode(Job(inputs, str(output), rules, **settings))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder, for comparing to the last byte."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+def contents(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of a folder, for comparing to the last byte with a readable difference."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_a_worker_that_dies_stops_the_job_and_loses_nothing(job, tmp_path):
 
 
 def _command(pid: int) -> str:
-    return subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout
 
 
 def _children(pid: int) -> list[int]:

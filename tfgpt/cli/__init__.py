@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -46,8 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_verb(module_name: str, argv: Sequence[str], *, prog: str) -> int:
     """Parse and run one verb's module; every thin script of the repository comes in here."""
     module = importlib.import_module(module_name)
+    # The example is what people look for: it stands last.
+    description, mark, example = (module.__doc__ or "").partition("\nexample:")
     parser = argparse.ArgumentParser(
-        prog=prog, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=prog,
+        description=description,
+        epilog=(mark + example).strip() or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     module.add_arguments(parser)
     _add_common(parser)
@@ -104,9 +111,10 @@ def own_name() -> str:
     found = shutil.which("tfgpt")
     if found and Path(found).parent == Path(sys.executable).parent:
         return "tfgpt"
-    python = Path(sys.executable)
-    inside = python.is_relative_to(Path.cwd())
-    return f"{python.relative_to(Path.cwd()) if inside else python} -m tfgpt"
+    python, here = Path(sys.executable), Path.cwd()
+    if here != Path(here.anchor) and python.is_relative_to(here):
+        python = python.relative_to(here)
+    return f"{shlex.quote(str(python))} -m tfgpt"
 
 
 def report(error: BaseException) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 from pathlib import Path
 
 
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"[1/4] English from Python's own documentation -> {text}")
     if not text.exists():
         staging = folder / ".text.tmp"
+        shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed here
         english.write(staging)
         staging.rename(text)
     size = sum(path.stat().st_size for path in text.iterdir())
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         if code := _step(command):
             return code
     print(
-        f"\nnext: put your own text in a folder and run\n  {own_name()} encode YOUR_FOLDER --tokenizer bpe:4096 --output {folder / 'mine'}"
+        f"\nnext: put your own text in a folder and run\n  {own_name()} encode YOUR_FOLDER --tokenizer bpe:4096 --output {shlex.quote(str(folder / 'mine'))}"
     )
     return 0
 

@@ -8,7 +8,7 @@ fetched again. Behind a proxy, set HTTPS_PROXY. Without a network, carry the fil
   tfgpt download 124M --base_url https://mirror.example.org/gpt-2/models
   tfgpt download 117M --from_dir /media/stick --output my_models/117M
 
-Example:
+example:
 
   tfgpt download encoder
 """

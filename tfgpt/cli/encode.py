@@ -11,6 +11,7 @@ example:
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from tfgpt.cli import at_least
 
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
     for split, fix in (("eval", "raise --eval_fraction, or add documents"), ("train", "lower --eval_fraction")):
         if not result.totals(split)["records"] and result.rules["split"] != "none":
             print(f"{split} is empty: no document fell into it; {fix}, and encode anew with --restart")
-    print(f"next: {own_name()} data check {args.output}")
+    print(f"next: {own_name()} data check {shlex.quote(args.output)}")
 
 
 def _fraction(text: str) -> float:

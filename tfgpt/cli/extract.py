@@ -58,6 +58,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from tfgpt.cli import own_name
     from tfgpt.extract import extract
 
     summary = extract(
@@ -72,6 +73,6 @@ def run(args: argparse.Namespace) -> int:
     )
     print(summary)
     if summary.kept:
-        print(f"next: tfgpt encode {shlex.quote(args.output)} --output data")
+        print(f"next: {own_name()} encode {shlex.quote(args.output)} --output data")
     # Damage and a run in which nothing worked must not look like success to a script.
     return 1 if summary.damaged or (summary.failed and not summary.kept) else 0

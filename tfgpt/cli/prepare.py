@@ -9,6 +9,7 @@ example:
 from __future__ import annotations
 
 import argparse
+import shlex
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,6 @@ def run(args: argparse.Namespace) -> None:
         if part.ledger:
             print(f"{part.folder}:")
             print("\n".join(summary(part.ledger)))
-            print(f"next: {own_name()} data show {part.folder}")
+            print(f"next: {own_name()} data show {shlex.quote(part.folder)}")
         else:
             print(f"{len(part.train)} train and {len(part.eval)} eval files, weight {part.weight:g}, mode {part.mode}")

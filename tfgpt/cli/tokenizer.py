@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from tfgpt import files, tokenizers
+    from tfgpt.cli import own_name
     from tfgpt.data.texts import texts as read_texts
     from tfgpt.progress import Progress
 
@@ -77,7 +79,7 @@ def _train(args: argparse.Namespace) -> int:
     print(f"{args.output}: {tokenizer.n_vocab} ids from {bar.done / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
     text = "".join(sample)
     print(f"on the first {len(text)} characters of the text: {_density(tokenizer, text)}")
-    print(f'next: tfgpt tokenizer show {args.output} --text "some text"')
+    print(f'next: {own_name()} tokenizer show {shlex.quote(args.output)} --text "some text"')
     return 0
 
 

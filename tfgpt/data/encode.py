@@ -90,7 +90,6 @@ def _encode_local(
         tokenizer.save(folder)
     merger = Merger(job, rules, output.path, output.work, fingerprint, state)
     try:
-        merger.commit()
         _run(job, rules, units, merger, found.skipped)
         result = merger.finish(tokenizer, found.sources)
     except OSError as error:
@@ -152,6 +151,7 @@ def _run(job: Job, rules: Rules, units: list[sources.Unit], merger: Merger, skip
             stream = workers.encoded_units(units, merger.done, merger.output, rules, job.processes)
         # A signal is only looked at between two batches, so that what is committed is always whole.
         with StopRequest("stopped; run the same command again and it goes on from here") as stop:
+            merger.commit()
             try:
                 for position, advance, encoded in stream:
                     merger.add(position, advance, encoded)

@@ -95,6 +95,8 @@ class OutputFolder:
         for stem in (self.name, f"{self.name}-eval", ledger.TOKENIZER_FOLDER, ledger.NAME):
             for path in self.path.glob(f".{stem}*.tmp-*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in (self.path / ledger.TOKENIZER_FOLDER).glob(".*.tmp-*"):
+            path.unlink()
 
     def _refuse_strangers(self) -> None:
         """Files under the names that we are about to write, and no word from us about them."""

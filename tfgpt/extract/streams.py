@@ -92,6 +92,8 @@ def read_exactly(stream: IO[bytes], amount: int) -> bytes:
 class _Counted(io.RawIOBase):
     """A file that tells how many of its bytes have been taken."""
 
+    file: IO[bytes] | None = None  # as long as __init__ has not opened it: a destructor closes what it finds
+
     def __init__(self, path: Path, advance: Advance) -> None:
         self.file, self.advance = open(path, "rb", buffering=0), advance
 
@@ -104,7 +106,8 @@ class _Counted(io.RawIOBase):
         return amount
 
     def close(self) -> None:
-        self.file.close()
+        if self.file:
+            self.file.close()
         super().close()
 
 
