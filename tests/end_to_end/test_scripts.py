@@ -45,30 +45,66 @@ def test_demo_goes_the_whole_way_and_prints_the_next_command(tmp_path):
     )
 
 
-@pytest.mark.parametrize("script", ["quickstart", "test"])
-def test_scripts_use_a_finished_environment_at_once_and_from_anywhere(script, tmp_path):
-    """With a .venv whose stamp fits, nothing is installed: the script goes straight to its command."""
-    clone = tmp_path / "a clone with spaces"
-    clone.mkdir()
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """The scripts in a folder of their own, beside a stand-in for Python that notes what pip is asked to do."""
+    folder = tmp_path / "a clone with spaces"
+    folder.mkdir()
     for part in ("script", "setup.py", "constraints.txt"):
-        subprocess.run(["cp", "-r", str(ROOT / part), str(clone)], check=True)
-    fake = clone / ".venv" / "bin" / "python"
-    fake.parent.mkdir(parents=True)
-    # Stands in for an interpreter with everything installed; pip is logged, any other module only named.
+        subprocess.run(["cp", "-r", str(ROOT / part), str(folder)], check=True)
+    fake = tmp_path / "fake python"
     fake.write_text(
-        f'#!/bin/sh\ncase "$*" in *"-m pip"*) echo "pip $*" >>"{clone}/pip.log" ;; "-m "*) echo "run $*" ;;\n*) exec "{sys.executable}" "$@" ;; esac\n'
+        f"""#!/bin/sh
+case "$*" in
+"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo made >>"{tmp_path}/log" ;;
+*"-m pip"*) echo "pip $*" >>"{tmp_path}/log" ;;
+"-m "*) echo "run $*" ;;
+*) exec "{sys.executable}" "$@" ;;
+esac
+"""
     )
     fake.chmod(0o755)
-    first = run(clone / "script" / script, "--flag", cwd="/")
+    return folder
+
+
+def log(clone) -> str:
+    path = clone.parent / "log"
+    text = path.read_text() if path.exists() else ""
+    path.write_text("")
+    return text
+
+
+@pytest.mark.parametrize("script", ["quickstart", "test"])
+def test_scripts_install_once_and_run_from_anywhere(script, clone):
+    (clone.parent / "link").symlink_to(clone / "script" / script)
+    python = {"PYTHON": str(clone.parent / "fake python")}
+    first = run(clone.parent / "link", "--flag", cwd="/", **python)
     assert first.returncode == 0, first.stderr
     assert "installing" in first.stderr and "run -m" in first.stdout and "--flag" in first.stdout
-    installs = (clone / "pip.log").read_text()
-    assert "constraints.txt" in installs and ("[test]" in installs) == (script == "test")
-    (clone / "pip.log").unlink()
-    second = run(clone / "script" / script, cwd="/")
-    assert second.returncode == 0 and "installing" not in second.stderr and not (clone / "pip.log").exists()
+    installs = log(clone)
+    assert "made" in installs and "constraints.txt" in installs and ("[test]" in installs) == (script == "test")
+    second = run(clone / "script" / script, cwd="/", **python)
+    assert second.returncode == 0 and second.stderr == "" and log(clone) == ""
     (clone / "setup.py").write_text((clone / "setup.py").read_text() + "\n# changed\n")
-    assert "installing" in run(clone / "script" / script, cwd="/").stderr
+    assert "installing" in run(clone / "script" / script, cwd="/", **python).stderr and "made" not in log(clone)
+
+
+def test_a_killed_installation_is_made_anew(clone):
+    python = {"PYTHON": str(clone.parent / "fake python")}
+    environment = clone / "script" / "environment"
+    assert run(environment, cwd="/", **python).returncode == 0
+    log(clone)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (clone / ".venv" / ".tfgpt-unfinished").write_text(f"{dead.pid}\n")
+    again = run(environment, cwd="/", **python)
+    assert again.returncode == 0 and "made" in log(clone)
+    assert not (clone / ".venv" / ".tfgpt-unfinished").exists()
+
+
+def test_a_python_that_was_asked_for_and_does_not_suit_is_an_error(clone):
+    done = run(clone / "script" / "environment", cwd="/", PYTHON="/nonexistent/python")
+    assert done.returncode == 2 and "PYTHON=/nonexistent/python" in done.stderr and not (clone / ".venv").exists()
 
 
 def test_help_is_instant_and_every_verb_ends_with_an_example(tmp_path):
