@@ -133,6 +133,10 @@ def _origin(key: str, source: _Source) -> str:
 
 
 def _report(name: str, problems: list[UserError]) -> Problems:
+    for problem in problems:
+        if problem.fix.startswith("--set "):
+            say = "use" if problem.where.startswith("--set ") else "correct it in the file, or add"
+            problem.fix = f"{say} {problem.fix}"
     count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
     return Problems(f"{count} in {name}; nothing was created", problems)
 
