@@ -54,7 +54,7 @@ def encoded_units(
 def spool_unit(unit: Unit, spool: str, tokenizer: tokenizers.Tokenizer, rules: Rules) -> int:
     """Encode one unit into spool files; the last one, which tells how many there are, says that it is complete."""
     count = 0
-    for batch in workers.batches(unit, rules.key):
+    for batch in workers.batches(unit, rules):
         files.write_bytes(_name(spool, unit, count), documents.encode(batch, tokenizer, rules).to_bytes())
         count += 1
     files.write_text(_last(spool, unit), str(count))

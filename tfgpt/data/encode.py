@@ -46,7 +46,7 @@ def encode(job: Job) -> Ledger:
     if files.is_remote(job.output):
         return _encode_remote(job)
     output = OutputFolder(Path(job.output), job.name)
-    found = sources.find(job.inputs, format=job.format, leave_out=job.output)
+    found = sources.find(job.inputs, format=job.format, leave_out=job.output, encoding=job.rules.encoding)
     if job.by_content:
         found = replace(found, sources=sources.by_content(found.sources))
     units = sources.plan(found.sources)
@@ -82,9 +82,7 @@ def _encode_local(
     if state:
         tokenizer = tokenizers.load(folder)
     else:
-        tokenizer = tokenizer or vocabulary.train(
-            job.tokenizer, found=found.sources, key=job.rules.key, fix_text=job.rules.fix_text
-        )
+        tokenizer = tokenizer or vocabulary.train(job.tokenizer, found=found.sources, rules=job.rules)
         output.clear()  # what --restart replaces, now that the new command has proved to make sense
         output.begin(fingerprint)
         tokenizer.save(folder)
@@ -184,7 +182,7 @@ def _count(units: list[sources.Unit], wanted: int, rules: Rules) -> tuple[int, i
             count += len(unit.sources)
             size += unit.size
         else:
-            for raw in readers.read(unit, key=rules.key):
+            for raw in readers.read(unit, key=rules.key, encoding=rules.encoding):
                 count += 1
                 size += raw.size
                 if count >= wanted:

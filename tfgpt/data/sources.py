@@ -40,6 +40,7 @@ class Source:
     version: str  # changes when the content does: modification time, or a bucket's generation
     format: str
     compression: str = ""
+    wide: bool = False  # a text whose lines do not end with the byte 0x0A alone cannot be cut at any place
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def identify(path: str) -> tuple[str, str] | None:
     return ("text", compression) if compression and not suffix else None
 
 
-def find(inputs: Sequence[str], *, format: str | None = None, leave_out: str | None = None) -> Found:
+def find(
+    inputs: Sequence[str], *, format: str | None = None, leave_out: str | None = None, encoding: str = "utf-8"
+) -> Found:
     """All input files of folders (recursive), globs, files and gs:// paths: sorted, each once.
 
     A file that is named itself is taken as text when its suffix tells nothing; one met inside a folder is passed by. So is
@@ -113,10 +116,12 @@ def find(inputs: Sequence[str], *, format: str | None = None, leave_out: str | N
             kind, compression = known or ("text", "")
             try:
                 status = files.stat(path)
+                would_be_cut = kind == "jsonl" or (kind in ("text", "chat") and status.size > PIECE)
+                cannot_be_cut = would_be_cut and not compression and _is_wide(path, encoding)
             except OSError:  # a link to nowhere, or a file that went away
                 skipped["(unreadable)"] += 1
                 continue
-            chosen[path] = Source(path, status.size, str(status.version), format or kind, compression)
+            chosen[path] = Source(path, status.size, str(status.version), format or kind, compression, cannot_be_cut)
         if len(chosen) + sum(skipped.values()) == before:
             raise UserError(
                 f"no input file in {item}", where=str(item), fix="name a folder, a file or a glob that matches"
@@ -152,7 +157,7 @@ def plan(sources: Sequence[Source]) -> list[Unit]:
             group_bytes += source.size
             continue
         close_group()
-        if not source.compression and source.format in ("text", "chat", "jsonl", "bin"):
+        if not (source.compression or source.wide) and source.format in ("text", "chat", "jsonl", "bin"):
             step = UNIT_BYTES if source.format in ("jsonl", "bin") else PIECE
             for start in range(0, max(source.size, 1), step):
                 units.append(Unit(len(units), "range", (source,), start, min(start + step, source.size)))
@@ -180,6 +185,13 @@ def by_content(found: Sequence[Source]) -> list[Source]:
             out.append(replace(source, version=CONTENT + files.sha256(source.path)))
             bar.update(source.size)
     return out
+
+
+def _is_wide(path: str, encoding: str) -> bool:
+    from tfgpt.data import streams
+
+    with files.open_read(path) as stream:
+        return bool(streams.wide(stream.read(4), encoding))
 
 
 def _listing(item: str) -> tuple[Iterator[str], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tfgpt.data import documents, readers, sources
+from tfgpt.data.documents import Rules
 
 
 def texts(
@@ -17,17 +18,17 @@ def texts(
     >>> for text in texts(["my_folder", "more/*.jsonl.gz"]):   # doctest: +SKIP
     ...     print(len(text))
     """
-    return texts_of(sources.find(inputs).sources, key=key, fix_text=fix_text, limit=limit)
+    return texts_of(sources.find(inputs).sources, Rules(key=key, fix_text=fix_text), limit=limit)
 
 
-def texts_of(found: Sequence[sources.Source], *, key: str, fix_text: bool, limit: int | None = None) -> Iterator[str]:
+def texts_of(found: Sequence[sources.Source], rules: Rules, *, limit: int | None = None) -> Iterator[str]:
     """The same for files that were found already."""
     units = sources.plan(found)
     stride = max(1, round(sum(unit.size for unit in units) / limit)) if limit else 1
     given = 0
     for unit in units[::stride]:
-        for raw in readers.read(unit, key=key):
-            text = documents.text_of(raw, key=key, fix_text=fix_text)
+        for raw in readers.read(unit, key=rules.key, encoding=rules.encoding):
+            text = documents.text_of(raw, key=rules.key, fix_text=rules.fix_text, encoding=rules.encoding)
             if isinstance(text, str):
                 yield text
                 given += len(text)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from tfgpt import files, tokenizers
 from tfgpt.data import texts
+from tfgpt.data.documents import Rules
 from tfgpt.data.sources import Source
 from tfgpt.errors import UserError
 from tfgpt.progress import Progress
@@ -25,23 +26,23 @@ def given(name: str, *, encoder_path: str | None, found: Sequence[Source]) -> To
     return tokenizers.from_name(name, encoder_path=encoder_path)
 
 
-def train(name: str, *, found: Sequence[Source], key: str, fix_text: bool) -> Tokenizer:
+def train(name: str, *, found: Sequence[Source], rules: Rules) -> Tokenizer:
     """A tokenizer of that kind, made from the text; the same files always give the same one."""
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        made = tokenizers.from_name(name, texts=lambda: _shown(found, key=key, fix_text=fix_text, name=name))
+        made = tokenizers.from_name(name, texts=lambda: _shown(found, rules, name))
     for note in notes:
         print(f"note: {note.message}", file=sys.stderr)
     return made
 
 
-def _shown(found: Sequence[Source], *, key: str, fix_text: bool, name: str) -> Iterator[str]:
+def _shown(found: Sequence[Source], rules: Rules, name: str) -> Iterator[str]:
     # What a compressed file will come to is not known beforehand, and a bar over it would lie.
     total = None if any(source.compression for source in found) else sum(source.size for source in found)
     # A character that is left out would be missing from the alphabet; byte pairs need no more than a fair sample.
     limit = TRAINING_BYTES if name.startswith("bpe") else None
     with Progress(f"tokenizer {name}", total=min(total, limit or total) if total else None) as bar:
-        for text in texts.texts_of(found, key=key, fix_text=fix_text, limit=limit):
+        for text in texts.texts_of(found, rules, limit=limit):
             yield text
             bar.update(len(text.encode("utf-8")))
 

@@ -38,13 +38,13 @@ def encoded_units(
     folder = str(output / ledger.TOKENIZER_FOLDER)
     if processes == 1 or left < SMALL_JOB:
         tokenizer = tokenizers.load(folder)
-        for position, advance, work in _batches(units, done, rules.key):
+        for position, advance, work in _batches(units, done, rules):
             yield position, advance, _encode(work, tokenizer, rules)
         return
     pool = _Pool(processes, folder, rules)
     try:
         waiting: deque[tuple[Position, int, Future[Encoded]]] = deque()
-        for position, advance, work in _batches(units, done, rules.key):
+        for position, advance, work in _batches(units, done, rules):
             waiting.append((position, advance, pool.submit(work)))
             # Two batches a process keep all of them busy, and memory bounded, while the first in line is awaited.
             while len(waiting) > 2 * processes:
@@ -122,14 +122,16 @@ def _serve(connection: Connection, tokenizer_folder: str, rules: Rules) -> None:
 
 
 def _encode(work: Work, tokenizer: tokenizers.Tokenizer, rules: Rules) -> Encoded:
-    return documents.encode(readers.read(work, key=rules.key) if isinstance(work, Unit) else work, tokenizer, rules)
+    return documents.encode(
+        readers.read(work, key=rules.key, encoding=rules.encoding) if isinstance(work, Unit) else work, tokenizer, rules
+    )
 
 
-def batches(unit: Unit, key: str, meter: readers.Meter | None = None) -> Iterator[list[readers.Raw]]:
+def batches(unit: Unit, rules: Rules, meter: readers.Meter | None = None) -> Iterator[list[readers.Raw]]:
     """Raw documents of a unit in batches of bounded size; the same batches wherever and whenever they are made."""
     batch: list[readers.Raw] = []
     size = 0
-    for raw in readers.read(unit, key=key, meter=meter):
+    for raw in readers.read(unit, key=rules.key, encoding=rules.encoding, meter=meter):
         batch.append(raw)
         size += raw.size
         if unit.kind == "stream" and (size >= sources.UNIT_BYTES or len(batch) >= 2000):
@@ -139,7 +141,7 @@ def batches(unit: Unit, key: str, meter: readers.Meter | None = None) -> Iterato
 
 
 def _batches(
-    units: Sequence[Unit], done: Position, key: str
+    units: Sequence[Unit], done: Position, rules: Rules
 ) -> Iterator[tuple[Position, int, Unit | list[readers.Raw]]]:
     """Work to hand out. A worker reads files and ranges itself; a stream is read here, as only one process can."""
     for unit in units[done[0] :]:
@@ -149,7 +151,7 @@ def _batches(
         meter = readers.Meter()
         skip = done[1] if unit.number == done[0] else 0
         counted = 0
-        for number, batch in enumerate(batches(unit, key, meter), 1):
+        for number, batch in enumerate(batches(unit, rules, meter), 1):
             if number <= skip:
                 counted = meter.bytes
                 continue
