@@ -114,6 +114,7 @@ def find(
                 skipped["." + name.rsplit(".", 1)[-1] if "." in name else "(no suffix)"] += 1
                 continue
             kind, compression = known or ("text", "")
+            kind = format or kind
             try:
                 status = files.stat(path)
                 would_be_cut = kind == "jsonl" or (kind in ("text", "chat") and status.size > PIECE)
@@ -121,7 +122,7 @@ def find(
             except OSError:  # a link to nowhere, or a file that went away
                 skipped["(unreadable)"] += 1
                 continue
-            chosen[path] = Source(path, status.size, str(status.version), format or kind, compression, cannot_be_cut)
+            chosen[path] = Source(path, status.size, str(status.version), kind, compression, cannot_be_cut)
         if len(chosen) + sum(skipped.values()) == before:
             raise UserError(
                 f"no input file in {item}", where=str(item), fix="name a folder, a file or a glob that matches"
