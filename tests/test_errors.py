@@ -64,3 +64,21 @@ def test_sigterm_ends_a_command_with_its_own_exit_code():
     script = "import os, signal, sys; from tfgpt.cli import guarded\nsys.exit(guarded(lambda: os.kill(os.getpid(), signal.SIGTERM)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 143 and done.stderr == "tfgpt: interrupted\n"
+
+
+def test_printed_commands_can_be_copied_from_the_screen(tmp_path, monkeypatch):
+    from tfgpt import cli
+
+    environment = tmp_path / "a place" / ".venv" / "bin"
+    environment.mkdir(parents=True)
+    monkeypatch.setattr(cli.sys, "executable", str(environment / "python"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.chdir(tmp_path / "a place")
+    assert cli.own_name() == ".venv/bin/python -m tfgpt"
+    (environment / "tfgpt").write_text("#!/bin/sh\n")
+    (environment / "tfgpt").chmod(0o755)
+    assert cli.own_name() == ".venv/bin/tfgpt"
+    monkeypatch.chdir("/")
+    assert cli.own_name() == f"'{environment}/tfgpt'"
+    monkeypatch.setenv("PATH", str(environment))
+    assert cli.own_name() == "tfgpt"

@@ -104,17 +104,19 @@ def at_least(least: int):
 
 
 def own_name() -> str:
-    """How the user can call this program again: `tfgpt` where that is on the PATH, otherwise with its Python.
+    """How the user can call this program again: `tfgpt` where that is on the PATH, otherwise by where it lies.
 
     Every command that tfgpt prints begins with it, so that it can be copied from the screen as it stands.
     """
-    found = shutil.which("tfgpt")
-    if found and Path(found).parent == Path(sys.executable).parent:
-        return "tfgpt"
     python, here = Path(sys.executable), Path.cwd()
-    if here != Path(here.anchor) and python.is_relative_to(here):
-        python = python.relative_to(here)
-    return f"{shlex.quote(str(python))} -m tfgpt"
+    script = python.with_name("tfgpt.exe" if os.name == "nt" else "tfgpt")
+    found = shutil.which("tfgpt")
+    if found and Path(found) == script:
+        return "tfgpt"
+    program = script if script.exists() else python
+    if here != Path(here.anchor) and program.is_relative_to(here):
+        program = program.relative_to(here)
+    return shlex.quote(str(program)) + ("" if program.name == script.name else " -m tfgpt")
 
 
 def report(error: BaseException) -> int:
