@@ -15,72 +15,85 @@ import pytest
 
 from tests.data.conftest import contents, write_texts
 
-SLOW_COMMITS = "import tfgpt.data.merger as m; m.COMMIT_SECONDS = 0.02; import tfgpt.data.sources as s; s.UNIT_FILES = 20; import tfgpt.data.workers as w; w.SMALL_JOB = 0; "
-START = "import sys; from tfgpt.cli import main; sys.exit(main(sys.argv[1:]))"
+# Small units, frequent commits and slow merging: a kill falls between, and into, many of them.
+SLOWLY = """
+import sys, time
+from tfgpt.data import merger, sources, workers
+merger.COMMIT_SECONDS, sources.UNIT_FILES, workers.SMALL_JOB = 0.02, 20, 0
+add = merger.Merger.add
+merger.Merger.add = lambda *arguments: (time.sleep(0.03), add(*arguments))
+from tfgpt.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
-def start(texts, output, *, processes="2"):
-    """`tfgpt encode` with small units and frequent commits, so that a kill falls between many of them."""
-    script = SLOW_COMMITS + START
-    command = [
-        "encode",
-        str(texts),
-        "--tokenizer",
-        "byte",
-        "--output",
-        str(output),
-        "--processes",
-        processes,
-        "--shard_mb",
-        "1",
-    ]
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
+def start(texts, output):
+    """`tfgpt encode` in a process of its own."""
+    words = f"encode {texts} --tokenizer byte --output {output} --processes 2 --shard_mb 1".split()
+    command = [sys.executable, "-c", SLOWLY, *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A folder of text, the straight result, and how long that took."""
+    """A folder of text, and the straight result."""
     folder = tmp_path_factory.mktemp("kill")
     texts = write_texts(folder / "texts", 600, words=2400)
-    began = time.monotonic()
     process = start(texts, folder / "straight")
     assert process.wait(timeout=120) == 0, process.stderr.read().decode()
-    return texts, contents(folder / "straight"), time.monotonic() - began
+    return texts, contents(folder / "straight")
+
+
+def progress(output) -> list[int]:
+    """How far the committed state is."""
+    try:
+        return json.loads((output / ".encode" / "state.json").read_text()).get("done", [0, 0])
+    except FileNotFoundError:
+        return [0, 0]
+
+
+def wait_for_work(process, output, before) -> bool:
+    """Until this process has committed something, or has ended."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if progress(output) != before:
+            return True
+        time.sleep(0.002)
+    return False
 
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments(job, tmp_path):
-    texts, expected, seconds = job
-    draw = random.Random(5)
-    kills = resumed = 0
-    for _ in range(40):
-        process = start(texts, tmp_path / "out")
-        try:
-            process.wait(timeout=draw.uniform(0.25, 1.1) * seconds if kills < 10 else 120)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            state = tmp_path / "out" / ".encode" / "state.json"
-            resumed += state.exists() and json.loads(state.read_text())["done"] != [0, 0]
-            kills += 1
-            continue
-        assert process.returncode == 0, process.stderr.read().decode()
-        assert contents(tmp_path / "out") == expected
-        if kills >= 10:
-            break
-        for path in (tmp_path / "out").iterdir():  # finished before its tenth kill: begin another one
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert kills >= 10 and resumed >= 3, "the kills must fall into the work, not only before it"
+    texts, expected = job
+    output, draw = tmp_path / "out", random.Random()
+    kills = resumed = finished = 0
+    while kills < 10 or not finished:
+        before = progress(output)
+        process = start(texts, output)
+        if kills < 10:
+            # Two of the ten may fall into the start, the others fall into the work.
+            if kills % 5 == 4:
+                time.sleep(draw.uniform(0, 0.5))
+            elif wait_for_work(process, output, before):
+                time.sleep(draw.uniform(0, 0.3))
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+                kills += 1
+                resumed += progress(output) != [0, 0]
+                continue
+        assert process.wait(timeout=120) == 0, process.stderr.read().decode()
+        assert contents(output) == expected
+        finished += 1
+        if kills < 10:
+            shutil.rmtree(output)
+    assert resumed >= 3, "the kills must fall into the work"
 
 
 def test_terminated_politely(job, tmp_path):
-    texts, expected, seconds = job
+    texts, expected = job
     process = start(texts, tmp_path / "out")
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "out" / ".encode" / "state.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert wait_for_work(process, tmp_path / "out", [0, 0])
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err.decode()
@@ -91,7 +104,7 @@ def test_terminated_politely(job, tmp_path):
 
 
 def test_workers_end_with_a_killed_parent(job, tmp_path):
-    texts, _, _ = job
+    texts, _ = job
     process = start(texts, tmp_path / "out")
     deadline = time.monotonic() + 60
     while not (children := _children(process.pid)) and time.monotonic() < deadline:
@@ -107,7 +120,7 @@ def test_workers_end_with_a_killed_parent(job, tmp_path):
 
 
 def test_a_worker_that_dies_stops_the_job_and_loses_nothing(job, tmp_path):
-    texts, expected, _ = job
+    texts, expected = job
     process = start(texts, tmp_path / "out")
     deadline = time.monotonic() + 60
     workers: list[int] = []
