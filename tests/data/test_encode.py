@@ -382,3 +382,51 @@ def test_an_empty_folder_of_the_users_stays(texts, tmp_path, monkeypatch):
     with pytest.raises(UserError):
         run(texts, ".", tokenizer="nonsense")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_restart_keeps_the_old_data_until_the_new_is_finished(texts, tmp_path):
+    run(texts, tmp_path / "out", tokenizer="bpe:300", shard_bytes=5000)
+    before = contents(tmp_path / "out")
+    with pytest.raises(UserError, match="nothing was left to write"):
+        run(texts, tmp_path / "out", restart=True, rules=Rules(minimum_size=10**6))
+    assert contents(tmp_path / "out") == before
+    run(texts, tmp_path / "out", restart=True)
+    run(texts, tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_an_unfinished_shard_that_was_damaged_is_not_published(texts, tmp_path, monkeypatch):
+    from tfgpt.data import merger, shards
+
+    monkeypatch.setattr("tfgpt.data.sources.UNIT_FILES", 10)
+    monkeypatch.setattr(merger, "COMMIT_SECONDS", 0)
+    honest, room = shards.Writer.add, [25]
+
+    def stop(self, *record):
+        room[0] -= 1
+        if room[0] < 0:
+            raise KeyboardInterrupt
+        honest(self, *record)
+
+    monkeypatch.setattr(shards.Writer, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(texts, tmp_path / "out")
+    monkeypatch.setattr(shards.Writer, "add", honest)
+    part = tmp_path / "out" / ".encode" / "text.part"
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(Failure, match="damaged since"):
+        run(texts, tmp_path / "out")
+    run(texts, tmp_path / "out", restart=True)
+    run(texts, tmp_path / "straight")
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_input_that_shrinks_while_it_is_read_is_reported(tmp_path, name):
+    from tfgpt.data import readers, sources
+
+    path = tmp_path / name
+    path.write_text(json.dumps({"text": "words " * 50}) + "\n", encoding="utf-8")
+    (unit,) = sources.plan(sources.find([str(path)]).sources)
+    path.write_text("")
+    assert [raw.problem for raw in readers.read(unit)] == ["unreadable (the file became shorter while it was read)"]

@@ -145,3 +145,20 @@ def _children(pid: int) -> list[int]:
 def _alive(pid: int) -> bool:
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
     return bool(state) and not state.startswith("Z")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_whole_group_while_workers_start(job, tmp_path, number, code):
+    """Ctrl-C in a terminal, or what a batch system sends: the workers get it too, and must leave it to the parent."""
+    texts, expected = job
+    for pause in (0.0, 0.15, 0.3):
+        process = start(texts, tmp_path / "out")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not any("spawn_main" in _command(pid) for pid in _children(process.pid)):
+            time.sleep(0.01)
+        time.sleep(pause)
+        os.killpg(process.pid, number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == code and b"Traceback" not in err, err.decode()
+    assert start(texts, tmp_path / "out").wait(timeout=120) == 0
+    assert contents(tmp_path / "out") == expected

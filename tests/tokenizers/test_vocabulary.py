@@ -133,3 +133,12 @@ def test_a_pair_listed_twice_counts_where_it_stands_last():
     """GPT-2's table is a dictionary made from the list, so the later rank is the one that holds."""
     merges = [("a", "b"), ("b", "c"), ("a", "b")]
     assert Vocabulary({}, merges).ranks() == {"ab": 2, "bc": 1}
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.4])
+def test_a_merges_file_that_was_cut_at_a_line_is_refused(trained, kept):
+    files = trained.files()
+    lines = files["vocab.bpe"].split(b"\n")
+    cut = b"\n".join(lines[: 1 + int(len(lines) * kept)]) + b"\n"
+    with pytest.raises(UserError, match="made by no merge: the file was cut"):
+        type(trained).from_files({"encoder.json": files["encoder.json"], "vocab.bpe": cut})

@@ -46,7 +46,9 @@ def _check(args: argparse.Namespace) -> int:
         print(f"fault: {fault}")
     if len(report.faults) > 20:
         print(f"... and {len(report.faults) - 20} more")
-    if not report.faults:
+    if report.unfinished:
+        print("fix: repeat the tfgpt encode command that was interrupted")
+    elif not report.faults:
         print(
             "every byte is what it should be"
             if report.ledger

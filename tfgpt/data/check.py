@@ -42,6 +42,7 @@ class Report:
     shortest: int | None = None
     longest: int = 0
     ledger: bool = False
+    unfinished: bool = False
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -58,6 +59,7 @@ def check(folder: str, *, n_vocab: int | None = None) -> Report:
     present = sorted(p for p, _ in files.walk(folder) if p.endswith(".tfrecords") and "/." not in p[len(folder) :])
     report = Report()
     if files.exists(files.join(folder, f"{WORK}/{STATE}")):
+        report.unfinished = True
         report.faults.append(Fault(WORK, "an encode was interrupted here; the same tfgpt encode command finishes it"))
     known: Ledger | None = None
     if files.exists(files.join(folder, ledger.NAME)):

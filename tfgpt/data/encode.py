@@ -83,7 +83,8 @@ def _encode_local(
         tokenizer = tokenizers.load(folder)
     else:
         tokenizer = tokenizer or vocabulary.train(job.tokenizer, found=found.sources, rules=job.rules)
-        output.clear()  # what --restart replaces, now that the new command has proved to make sense
+        output.set_aside()  # what --restart replaces
+        output.clear()
         output.begin(fingerprint)
         tokenizer.save(folder)
     merger = Merger(job, rules, output.path, output.work, fingerprint, state)
@@ -96,6 +97,7 @@ def _encode_local(
         merger.close()
         if not isinstance(error, Failure):
             output.clear()  # the command has to change, and with it everything that was made of it
+            output.bring_back()
         raise
     finally:
         merger.close()

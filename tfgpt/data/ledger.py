@@ -88,6 +88,8 @@ def read(folder: str | Path) -> Ledger:
         for part, needed in NEEDED.items():
             for key in needed:
                 data[part][key]
+        for shard in (shard for shards in data["splits"].values() for shard in shards):
+            shard["bytes"] + shard["records"] + shard["tokens"] + shard["text_bytes"]
         for entry in data["dropped"].values():
             entry["count"] + 1, entry["examples"][0]
         return Ledger(
@@ -99,5 +101,5 @@ def read(folder: str | Path) -> Ledger:
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise Failure(
-            f"ledger.json cannot be read: {error}", where=path, fix="encode the text anew with --restart"
+            f"ledger.json cannot be read: {error}", where=path, fix="delete this folder and encode the text anew"
         ) from None

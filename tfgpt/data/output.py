@@ -15,6 +15,7 @@ from tfgpt.errors import Failure, UserError
 
 WORK = ".encode"
 STATE = "state.json"
+OLD = "old"  # in the work folder: the data set that --restart replaces
 
 
 class OutputFolder:
@@ -37,6 +38,12 @@ class OutputFolder:
             return json.loads((self.work / STATE).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise Failure(
+                f"the state of an interrupted encode cannot be read: {error}",
+                where=str(self.work / STATE),
+                fix=f"delete the folder {self.path} and encode anew",
+            ) from None
 
     def resume(self, fingerprint: str) -> dict[str, Any] | None:
         """The state to go on from; an unfinished encode of something else is an error, unless it had not got anywhere."""
@@ -60,6 +67,30 @@ class OutputFolder:
         self._refuse_strangers()
         files.write_text(self.work / STATE, json.dumps({"fingerprint": fingerprint, "name": self.name}))
 
+    def set_aside(self) -> None:
+        """Move a finished data set of ours out of the way, until its replacement is finished as well."""
+        if (self.path / ledger.NAME).exists():
+            old = self.work / OLD
+            shutil.rmtree(old, ignore_errors=True)
+            old.mkdir()
+            known = ledger.read(self.path)
+            names = [
+                ledger.NAME,
+                ledger.TOKENIZER_FOLDER,
+            ]  # the ledger first: without it, nothing claims to be complete
+            for shards in known.splits.values():
+                names += [name for shard in shards for name in (shard.file, shard.file + INDEX_SUFFIX)]
+            for name in names:
+                if (self.path / name).exists():
+                    (self.path / name).rename(old / name)
+
+    def bring_back(self) -> None:
+        """The replacement came to nothing: what was set aside takes its place again, the ledger last."""
+        old = self.work / OLD
+        kept = sorted(old.iterdir(), key=lambda path: path.name == ledger.NAME) if old.exists() else []
+        for path in kept:
+            path.rename(self.path / path.name)
+
     def end(self) -> None:
         """The encode is finished; a kill before this leaves work behind that the next start removes."""
         (self.work / STATE).unlink(missing_ok=True)
@@ -80,7 +111,7 @@ class OutputFolder:
         if state or shards:
             shutil.rmtree(self.path / ledger.TOKENIZER_FOLDER, ignore_errors=True)
         for path in self.work.iterdir() if self.work.exists() else ():
-            if path.name != "lock":
+            if path.name not in ("lock", OLD):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def leave(self) -> None:

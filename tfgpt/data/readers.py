@@ -90,6 +90,8 @@ def _stream(stream: BinaryIO, format: str, path: str, how: _How, size: int | Non
         yield from read_bin(stream, path)
     elif size is not None and size < PIECE and format in ("text", "chat"):
         data = stream.read(size)
+        if len(data) < size:
+            raise EOFError("the file became shorter while it was read")
         if codec := wide(data[:4], how.encoding):
             yield from _wide(io.BytesIO(data), format, path, how, codec)
         else:
@@ -129,6 +131,8 @@ def _range(source: Source, unit: Unit) -> Iterator[Raw]:
     if source.format == "bin":
         yield from read_bin_range(source, unit.start, unit.end)
         return
+    if files.stat(source.path).size < source.size:
+        raise EOFError("the file became shorter while it was read")
     cut = source.format != "jsonl"
     begin = _line_start(source, unit.start, cut=cut)
     finish = _line_start(source, unit.end, cut=cut)

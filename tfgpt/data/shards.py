@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt import files
+from tfgpt.errors import Failure
 
 INDEX_SUFFIX = ".index.npy"
 
@@ -154,6 +155,13 @@ class Writer:
 def _cut_back(path: Path, length: int):
     """`path` opened for appending at `length`; what lies behind was never committed."""
     stream = open(path, "r+b" if path.exists() else "w+b")
+    if stream.seek(0, os.SEEK_END) < length:
+        stream.close()
+        raise Failure(
+            "the unfinished shard is shorter than the last commit says: it was damaged since",
+            where=str(path),
+            fix="add --restart to begin anew",
+        )
     stream.truncate(length)
     stream.seek(length)
     return stream

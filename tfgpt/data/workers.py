@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -63,6 +64,8 @@ class _Pool:
         self._mine = threading.local()
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._closed = threading.Lock()
+        # Left to start by itself, the tracker would unblock the signals that `_start` blocks for the workers.
+        resource_tracker.ensure_running()
         self._threads = ThreadPoolExecutor(processes, initializer=self._start)
 
     def submit(self, work: Work) -> Future[Encoded]:
@@ -81,7 +84,7 @@ class _Pool:
     def _start(self) -> None:
         if hasattr(signal, "pthread_sigmask"):
             # Inherited by the process: Ctrl-C reaches the whole group, but the parent alone decides what it means.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, *self._settings), daemon=True)
@@ -107,7 +110,8 @@ class _Pool:
 
 def _serve(connection: Connection, tokenizer_folder: str, rules: Rules) -> None:
     """The life of a worker process; it ends with its pipe, that is, also when the parent was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     try:
         tokenizer = tokenizers.load(tokenizer_folder)
         while True:

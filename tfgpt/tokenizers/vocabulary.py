@@ -15,6 +15,7 @@ GPT2_SHA256 = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
 VERSION = "#version: 0.2"
+SPECIALS = 100  # tokens that no merge makes (end of text, padding and the like) are never more than this, or a tenth
 
 
 def _byte_symbols() -> dict[int, str]:
@@ -77,7 +78,16 @@ def read_vocabulary(encoder: bytes, merges: bytes, *, encoder_where: str, merges
         # Every worker process reads GPT-2's files; 50,000 lines known to be sound need no second look.
         lines = merges.decode("utf-8").splitlines()[1:]
         return Vocabulary(ids, [(left, right) for left, right in map(str.split, lines)], trusted)
-    return Vocabulary(ids, list(_read_merges(merges, ids, where=merges_where, other=encoder_where)), trusted)
+    vocabulary = Vocabulary(ids, list(_read_merges(merges, ids, where=merges_where, other=encoder_where)), trusted)
+    made = {left + right for left, right in vocabulary.merges}
+    lost = [token for token in ids if token not in made and len(token) > 1]
+    if len(lost) > max(SPECIALS, len(ids) // 10):
+        raise UserError(
+            f"{len(lost)} of the {len(ids)} tokens, such as {lost[0]!r}, are made by no merge: the file was cut",
+            where=merges_where,
+            fix="fetch or copy both files anew (tfgpt download encoder for GPT-2's)",
+        )
+    return vocabulary
 
 
 def token_bytes(token: str) -> bytes:
