@@ -430,3 +430,48 @@ def test_input_that_shrinks_while_it_is_read_is_reported(tmp_path, name):
     (unit,) = sources.plan(sources.find([str(path)]).sources)
     path.write_text("")
     assert [raw.problem for raw in readers.read(unit)] == ["unreadable (the file became shorter while it was read)"]
+
+
+def test_a_mistake_found_late_throws_no_work_away(texts, tmp_path, monkeypatch):
+    """As a missing package is: the mend is to install it and to repeat the command."""
+    from tfgpt.data import tables
+
+    monkeypatch.setattr("tfgpt.data.sources.UNIT_FILES", 10)
+    (texts / "zz.csv").write_text("text\n" + "words of a cell " * 20 + "\n")
+    run(texts, tmp_path / "straight", split="documents")
+    honest = tables._rows
+
+    def unable(*arguments):
+        raise UserError("a package is missing", fix="install it")
+
+    monkeypatch.setattr(tables, "_rows", unable)
+    with pytest.raises(UserError, match="a package is missing"):
+        run(texts, tmp_path / "out", split="documents")
+    assert (tmp_path / "out" / ".encode" / "state.json").exists()
+    monkeypatch.setattr(tables, "_rows", honest)
+    run(texts, tmp_path / "out", split="documents")
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("moves", [1, 2, 4])
+def test_a_restart_that_is_killed_while_it_sets_the_old_data_aside_loses_nothing(texts, tmp_path, monkeypatch, moves):
+    out = tmp_path / "out"
+    run(texts, out, shard_bytes=5000)
+    before = contents(out)
+    honest, left = Path.rename, [moves]
+
+    def killed(self, target):
+        if not left[0]:
+            os._exit(9)
+        left[0] -= 1
+        return honest(self, target)
+
+    child = os.fork()
+    if child == 0:
+        Path.rename = killed
+        run(texts, out, restart=True)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert contents(out) != before
+    run(texts, out, shard_bytes=5000)
+    assert contents(out) == before

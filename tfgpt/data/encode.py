@@ -56,6 +56,7 @@ def encode(job: Job) -> Ledger:
     fingerprint = _fingerprint(job, rules, found.sources, tokenizer)
     with folder_lock(output.work / "lock", purpose="an encode"):
         try:
+            output.recover()
             if not job.restart and (present := finished(job.published or job.output, fingerprint)):
                 output.end()
                 return present
@@ -95,8 +96,10 @@ def _encode_local(
         raise _disk_failure(error, output.path) from error
     except UserError as error:
         merger.close()
-        if not isinstance(error, Failure):
-            output.clear()  # the command has to change, and with it everything that was made of it
+        if merger.empty and not isinstance(error, Failure):
+            # The command has to change and there is nothing to go on from. Work that was done is never thrown away here:
+            # the mend may be to install a package and repeat the command.
+            output.clear()
             output.bring_back()
         raise
     finally:

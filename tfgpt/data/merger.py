@@ -120,6 +120,11 @@ class Merger:
         files.write_text(self.output / ledger.NAME, result.to_json())
         return result
 
+    @property
+    def empty(self) -> bool:
+        """Whether no record was kept so far."""
+        return not any(writer.finished or writer.counts.records for writer in self.writers.values())
+
     def close(self) -> None:
         """Release the files; nothing that was committed is touched."""
         # After a full disk even closing wants to write; what was not committed may be lost, so its error is no news.

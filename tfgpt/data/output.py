@@ -91,6 +91,11 @@ class OutputFolder:
         for path in kept:
             path.rename(self.path / path.name)
 
+    def recover(self) -> None:
+        """Undo a `set_aside` that a kill cut short, before anything of the replacement was begun."""
+        if self.state() is None and not (self.path / ledger.NAME).exists():
+            self.bring_back()
+
     def end(self) -> None:
         """The encode is finished; a kill before this leaves work behind that the next start removes."""
         (self.work / STATE).unlink(missing_ok=True)
