@@ -91,6 +91,7 @@ def test_documented_defaults_hold_for_an_empty_object(write):
         ({"n_embd": 200}, "n_head", 2),
         ({"n_embd": 7}, "n_head", 1),
         ({"opt_name": "adafactor"}, "beta1", 0.0),
+        ({"opt_name": "sgd"}, "beta1", 0.0),
         ({"opt_name": "adafactor", "beta1": 0.5}, "beta1", 0.5),
         ({"max_steps": 1000}, "warmup_steps", 100),
         ({"train_batch_size": 6}, "eval_batch_size", 6),

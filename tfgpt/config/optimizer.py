@@ -10,7 +10,7 @@ from tfgpt.config.kinds import Count, CountOrZero, Positive, Share, Unsigned
 
 
 def _default_beta1(values: dict[str, Any]) -> float:
-    return 0.0 if values.get("opt_name") == "adafactor" else 0.9
+    return 0.0 if values.get("opt_name") in ("adafactor", "sgd") else 0.9
 
 
 def _default_warmup(values: dict[str, Any]) -> int:
@@ -41,8 +41,8 @@ class OptimizerKeys(BaseModel):
     )
     beta1: Share = Field(
         default_factory=_default_beta1,
-        description="Momentum.",
-        json_schema_extra={"default_words": "0.9; 0.0 for adafactor"},
+        description="Momentum; the matrices of muon always have 0.95.",
+        json_schema_extra={"default_words": "0.9; 0.0 for adafactor and sgd"},
     )
     beta2: Share = Field(
         default=0.98, description="Average of squared gradients (adam; adafactor with decay_type adam)."
