@@ -1,9 +1,10 @@
 """Look after a folder of TFRecords: `check` reads every byte and names damage by file and offset, `show` prints totals,
-document lengths and decoded samples.
+document lengths and decoded samples. `batch` takes a configuration instead and prints what a training step is given.
 
 example:
   tfgpt data check data/my_text
   tfgpt data show data/my_text --samples 3
+  tfgpt data batch quickstart --step 1000
 """
 
 from __future__ import annotations
@@ -15,20 +16,32 @@ from tfgpt.cli import at_least
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tfgpt data`."""
-    parser.add_argument("action", choices=["check", "show"])
-    parser.add_argument("folder", metavar="DIR", help="what `tfgpt encode --output` made (local or gs://)")
+    parser.add_argument("action", choices=["check", "show", "batch"])
+    parser.add_argument(
+        "folder",
+        metavar="DIR | X.json",
+        help="what `tfgpt encode --output` made (local or gs://); batch: a configuration, or the name of a preset",
+    )
     parser.add_argument("--encoder_path", metavar="DIR", help="check: vocabulary for old files that have no ledger")
     parser.add_argument("--json", action="store_true", help="check: one JSON object for scripts")
     parser.add_argument(
-        "--samples", type=at_least(0), default=2, metavar="N", help="show: decoded documents (default 2)"
+        "--samples",
+        type=at_least(0),
+        default=2,
+        metavar="N",
+        help="show: decoded documents; batch: decoded rows (default 2)",
     )
-    parser.add_argument("--split", choices=["train", "eval"], default="train", help="show: of which split")
+    parser.add_argument("--split", choices=["train", "eval"], default="train", help="show and batch: of which split")
     parser.add_argument("--seed", type=int, default=0, help="show: another seed draws other documents")
+    parser.add_argument("--step", type=at_least(0), default=0, metavar="N", help="batch: of which step (default 0)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="batch: change one value (repeatable)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Check or show; a fault makes the exit code 1."""
-    return _check(args) if args.action == "check" else _show(args)
+    return {"check": _check, "show": _show, "batch": _batch}[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -71,4 +84,16 @@ def _show(args: argparse.Namespace) -> int:
     tokenizer = show.folder_tokenizer(args.folder)
     for place, ids in show.samples(args.folder, known, args.split, count=args.samples, seed=args.seed):
         print(f"\n--- {place} ---\n{show.excerpt(tokenizer, ids)}")
+    return 0
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from tfgpt import config
+    from tfgpt.data import show_batch
+    from tfgpt.data.inputs import open_inputs
+
+    inputs = open_inputs(config.load(args.folder, overrides=args.set))
+    for note in inputs.notes:
+        print(f"note: {note}")
+    print("\n".join(show_batch.lines(inputs, args.split, args.step, rows=args.samples)))
     return 0
