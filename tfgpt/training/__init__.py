@@ -1,0 +1,1 @@
+"""Training: the loop, its step, checkpoints, and what a run promises about going on."""
