@@ -1,0 +1,49 @@
+"""Peak memory of training steps in a process of its own: keys of a configuration as JSON in, bytes beyond the start out."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+
+from tests.model.conftest import configured
+from tfgpt.benchmarks.training_work import peak_bytes
+
+
+def whole_matrix(q, k, v, *, segments=None, rate=0.0, key=None):
+    """Attention as textbooks write it: every score of every head at once."""
+    from keras import ops
+
+    scores = ops.matmul(q, ops.swapaxes(k, -1, -2)) / q.shape[-1] ** 0.5
+    seen = ops.tril(ops.ones((q.shape[2], q.shape[2]), "bool"))
+    return ops.matmul(ops.softmax(ops.where(seen, scores, -1e30)), v)
+
+
+def main() -> None:
+    keys = json.loads(sys.argv[1])
+    dense = keys.pop("dense", False)
+    import tensorflow as tf
+
+    from tfgpt.model import GPT, gpt
+    from tfgpt.training import distribution
+    from tfgpt.training.step import Step
+
+    if dense:
+        gpt.causal = whole_matrix
+    # A first small step takes what the libraries themselves hold; the second model's comes on top of it.
+    for length in (128, keys.pop("n_ctx")):
+        started = peak_bytes()
+        config = configured(**(keys | {"n_ctx": length, "train_batch_size": 1}))
+        place = distribution.place(config)
+        step = Step(config, GPT(config), place)
+        ids = np.random.default_rng(0).integers(0, config.n_vocab, (1, 1, length)).astype("int32")
+        for first in range(2):
+            assert np.all(step.train(ids, ids, None, first=first).applied)
+        del step
+        tf.keras.backend.clear_session()
+    print(peak_bytes() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The loss over the vocabulary: in parts as in one piece, and what counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.model.reference import log_softmax, pick
+from tfgpt.model import loss as module
+
+
+def run(tokens, rows, n_vocab, labels, width=8, dtype="float32", size=1.0):
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    hidden = tf.cast(rng.normal(0, size, (tokens, width)), dtype)
+    table = tf.cast(rng.normal(0, size, (rows, width)), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch([hidden, table])
+        # The upstream gradient is not one: what a scale or a mean makes of the loss must arrive below.
+        total = 3.0 * module.cross_entropy(hidden, table, tf.constant(labels), n_vocab=n_vocab)
+    found = [np.array(tf.cast(x, "float32")) for x in (total / 3.0, *tape.gradient(total, [hidden, table]))]
+    return found, [np.array(tf.cast(x, "float64")) for x in (hidden, table)]
+
+
+def expected(hidden, table, n_vocab, labels):
+    logits = hidden @ table[:n_vocab].T
+    counts = (labels >= 0).astype(float)
+    right = np.maximum(labels, 0)
+    d = (np.exp(log_softmax(logits)) - np.eye(n_vocab)[right]) * counts[:, None] * 3.0
+    dtable = np.zeros_like(table)
+    dtable[:n_vocab] = d.T @ hidden
+    return -np.sum(counts * pick(log_softmax(logits), right)), d @ table[:n_vocab], dtable
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 26, 4096, 1])
+@pytest.mark.parametrize(("tokens", "rows", "n_vocab"), [(48, 128, 128), (48, 128, 70), (37, 64, 64), (1, 64, 50)])
+def test_loss_and_gradients_in_however_many_parts(monkeypatch, chunk_bytes, tokens, rows, n_vocab):
+    monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
+    labels = np.random.default_rng(1).integers(-1, n_vocab, tokens).astype("int32")
+    found, inputs = run(tokens, rows, n_vocab, labels)
+    for got, want in zip(found, expected(*inputs, n_vocab, labels), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-5, rtol=2e-5)
+
+
+def test_logits_of_hundreds_do_not_overflow():
+    labels = np.arange(16, dtype="int32")
+    found, inputs = run(16, 64, 60, labels, size=15.0)
+    assert np.abs(inputs[0] @ inputs[1].T).max() > 500
+    for got, want in zip(found, expected(*inputs, 60, labels), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("tokens", [1, 37, 1024, 12 * 1024, 32 * 1024, 1021])
+@pytest.mark.parametrize("rows", [65, 50304, 262144])
+def test_parts_are_small_and_not_too_many(tokens, rows):
+    size = module.chunk_size(tokens, rows)
+    count = -(-tokens // size)
+    assert 1 <= size <= tokens and count <= module.MOST_CHUNKS
+    assert size * rows * 4 <= module.CHUNK_BYTES + rows * 4 or -(-tokens // (size - 1)) > module.MOST_CHUNKS

@@ -1,0 +1,67 @@
+"""What never exists at once: scores of all heads over a whole context, and the logits of a whole batch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.model.conftest import made
+from tfgpt.model import loss
+
+
+def sizes(function, *shapes):
+    """Numbers of elements of all tensors in the graph of a gradient, functions inside functions too."""
+    import tensorflow as tf
+
+    graph = tf.function(function).get_concrete_function(*(tf.TensorSpec(s, tf.int32) for s in shapes)).graph
+    graphs, found = [graph], []
+    while graphs:
+        graph = graphs.pop()
+        graphs += [f.graph for f in graph._functions.values() if hasattr(f, "graph")]
+        for operation in graph.get_operations():
+            found += [(math.prod(t.shape), t.name, t.shape) for t in operation.outputs if t.shape.is_fully_defined()]
+    return sorted(found, key=lambda item: item[0], reverse=True)
+
+
+def gradient_of(gpt, key=None):
+    import tensorflow as tf
+
+    def run(ids, labels):
+        weights = gpt.values()
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            total = gpt.summed_loss(weights, ids, labels, key=key, training=True)
+        return tape.gradient(total, weights)
+
+    return run
+
+
+@pytest.mark.parametrize("recompute", ["none", "block"])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_no_matrix_of_all_scores(key, recompute, rate):
+    gpt = made(n_ctx=1024, n_head=8, n_embd=32, n_layer=1, attn_dropout=rate, recompute=recompute)
+    found = sizes(gradient_of(gpt, key), (1, 1024), (1, 1024))
+    assert len(found) > 200
+    size, name, shape = found[0]
+    # The largest are the scores of the last block of queries, against all keys.
+    assert size == 8 * 256 * 1024 < 8 * 1024 * 1024, f"{name} {shape}"
+
+
+def test_local_attention_has_scores_of_spans_only():
+    gpt = made(n_ctx=4096, n_head=8, n_embd=16, n_layer=1, local=True, fixed_attn_block_size=32, n_vocab=64)
+    size, name, shape = sizes(gradient_of(gpt), (1, 4096), (1, 4096))[0]
+    assert size <= 8 * (4096 + 32) * 32, f"{name} {shape}"
+
+
+def test_no_matrix_of_all_logits(monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 1024 * 1024)
+    gpt = made(n_ctx=512, n_vocab=32768, n_embd=8, n_head=1, n_layer=1)
+    found = sizes(gradient_of(gpt), (1, 512), (1, 512))
+    rows = 32768
+    largest = max(size for size, _, shape in found if shape[-1:] == [rows])
+    assert largest <= 4 * 1024 * 1024 / 4 < 512 * rows
+    assert found[0][0] <= 1024 * 1024
+    parts = [shape for _, _, shape in found if shape.rank == 2 and shape[-1] == rows]
+    assert parts and all(np.prod(shape) <= 1024 * 1024 for shape in parts)
