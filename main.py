@@ -1,7 +1,8 @@
-"""Make everything ready that a configuration names: check the file, encode its text if need be, and say what there is.
+"""Train the model that a JSON configuration describes, on CPU, GPUs, several machines or a TPU; `tfgpt train` is the same.
 
 example:
   python main.py --model model_configs/quickstart.json
+  python main.py --model model_configs/117M.json --tpu my-tpu
 """
 
 import sys
@@ -9,4 +10,4 @@ import sys
 from tfgpt.cli import run_verb
 
 if __name__ == "__main__":
-    sys.exit(run_verb("tfgpt.cli.prepare", sys.argv[1:], prog="python main.py"))
+    sys.exit(run_verb("tfgpt.cli.train", sys.argv[1:], prog="python main.py"))

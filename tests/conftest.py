@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# TensorFlow from 2.20 on shows its LLVM to every library that is loaded after it, and triton, which PyTorch's CUDA build
+# brings, crashes on it (tensorflow #124205). PyTorch does without triton where it is not to be had.
+sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("TFGPT_TEST_SHARED", ROOT.parent / "shared"))

@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, label: str, *, total: int | None, unit: str = "B", initial: int = 0, every: float = 5.0) -> None:
         self.label, self.total, self.unit, self.every = label, total, unit, every
-        self.done, self.initial = initial, initial
+        self.done, self.initial, self.words = initial, initial, ""
         self.started = self.last = time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
@@ -28,17 +28,31 @@ class Progress:
                 dynamic_ncols=True, file=sys.stderr,
             )  # fmt: skip
 
-    def update(self, amount: int) -> None:
-        """Count `amount` more units as done."""
+    def update(self, amount: int, words: str = "") -> None:
+        """Count `amount` more units as done; `words` (a loss, say) stand behind the rate."""
         self.done += amount
+        self.words = words
         if self.bar is not None:
+            if words:
+                self.bar.set_postfix_str(words, refresh=False)
             self.bar.update(amount)
         elif time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """Print a line to stdout without tearing the bar."""
+        if self.bar is not None:
+            self.bar.clear()
+        print(text, flush=True)
+        if self.bar is not None:
+            self.bar.refresh()
+
     def line(self) -> str:
         """The present state as one plain line."""
+        return self._line() + (f"  {self.words}" if self.words else "")
+
+    def _line(self) -> str:
         seconds = max(time.monotonic() - self.started, 1e-9)
         rate = (self.done - self.initial) / seconds
         if not self.total:

@@ -19,8 +19,12 @@ class StopRequest:
     ...         stop.check()   # raises Interrupted here, if anybody asked
     """
 
-    def __init__(self, message: str) -> None:
-        self.message = message
+    def __init__(self, message: str, *, at_once: bool = False) -> None:
+        """With `at_once`, the second signal ends the process even in the middle of a call into compiled code.
+
+        Python answers signals between two of its own instructions only, and a compiler may take a minute for one of them.
+        """
+        self.message, self.at_once = message, at_once
         self.requested = 0
         self._before: dict[int, object] = {}
 
@@ -40,6 +44,9 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = number
         self._restore()
+        if self.at_once:
+            for known in SIGNALS:
+                signal.signal(known, signal.SIG_DFL)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

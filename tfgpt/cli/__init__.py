@@ -20,8 +20,12 @@ from tfgpt.errors import Interrupted, UserError, nearest
 
 VERBS = {
     "encode": "turn text (folders, jsonl, csv, archives, ...) into verified TFRecords",
-    "data": "check or show a folder of TFRecords",
+    "data": "check or show a folder of TFRecords, or a batch of what training sees",
     "prepare": "make ready the data that a configuration names",
+    "train": "train the model that a configuration describes, or go on with it",
+    "check": "say what a configuration will cost, before it is trained",
+    "verify": "check the checkpoints of a run, byte by byte",
+    "report": "one HTML page about a run, or several side by side",
     "tokenizer": "train a tokenizer on your text, or look at one",
     "config": "show, compare and explain JSON configurations",
     "extract": "turn archives of HTML into plain text",
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _top_level(argv)
     if verb not in VERBS:
         guess = nearest(verb, list(VERBS))
-        return report(UserError(f'unknown verb "{verb}"', nearest=guess, fix="tfgpt --help lists the verbs"))
+        return complain(UserError(f'unknown verb "{verb}"', nearest=guess, fix="tfgpt --help lists the verbs"))
     before = argv[: argv.index(verb)]
     return run_verb(f"tfgpt.cli.{verb}", before + argv[argv.index(verb) + 1 :], prog=f"tfgpt {verb}")
 
@@ -85,7 +89,7 @@ def guarded(action, *, verbose: bool = False, debug: bool = False) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        return report(error)
+        return complain(error)
 
 
 def at_least(least: int):
@@ -119,7 +123,7 @@ def own_name() -> str:
     return shlex.quote(str(program)) + ("" if program.name == script.name else " -m tfgpt")
 
 
-def report(error: BaseException) -> int:
+def complain(error: BaseException) -> int:
     """Print `error` as the user should see it; returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
         error = Interrupted(signal.SIGINT)

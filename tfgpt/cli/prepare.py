@@ -1,9 +1,8 @@
 """Make ready what a configuration names: check the file, encode its `text` on first use, find its records, and say what
-there is. Training on them is the next thing that tfgpt learns.
+there is. Training does this by itself; done beforehand, it can be looked at, or done on another machine.
 
 example:
   tfgpt prepare --model my_text --set text=my_folder
-  python main.py --model model_configs/quickstart.json
 """
 
 from __future__ import annotations

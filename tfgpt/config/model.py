@@ -66,8 +66,9 @@ class ModelKeys(BaseModel):
     embed_dropout: Share = Field(default=0.1, description="Dropout on the sum of token and position embeddings.")
     attn_dropout: Share = Field(default=0.1, description="Dropout on attention weights.")
     res_dropout: Share = Field(default=0.1, description="Dropout on what each half of a block adds.")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="What products are computed in; weights stay float32, as do softmax and loss."
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        default="float32",
+        description="What products are computed in; weights stay float32, as do softmax and loss. auto: what the device is good at.",
     )
     recompute: Recompute = Field(
         default="none", description="Save memory by computing activations again in the backward pass, by block or by n."

@@ -44,6 +44,9 @@ class RunKeys(BaseModel):
     keep_last: Count = Field(
         default=5, description="Newest checkpoints kept; the best one by evaluation is kept besides."
     )
+    milestone_steps: CountOrZero = Field(
+        default=0, description="Checkpoints at multiples of this are kept for good; 0: none."
+    )
     guard: Literal["rollback", "stop", "off"] = Field(
         default="rollback",
         description="NaN or a jump of the loss: return to the last good checkpoint once, past that data; or stop; or go on.",
@@ -53,6 +56,14 @@ class RunKeys(BaseModel):
     )
     trainable: Paths = Field(
         default=[], description='Patterns of weight names to train, like "h.11.*"; none: all of them.'
+    )
+
+    xla: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Compile the step with XLA; auto: where that was measured to be faster."
+    )
+    tensorboard: bool = Field(default=True, description="Write TensorBoard's event files beside metrics.jsonl.")
+    wandb: Name | None = Field(
+        default=None, description="Weights & Biases project that metrics go to as well; null: none."
     )
 
 

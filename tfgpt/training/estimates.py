@@ -1,0 +1,375 @@
+"""What a run will take, computed before it takes it: memory by part, room on the disk, and what would make it fit.
+
+The sizes of weights, gradients and optimizer follow from the shape. What the backward pass keeps follows from the code of
+`tfgpt.model`, as XLA compiles it; the few constants below were read off XLA's own accounts of its buffers, and the tests hold
+the whole against the measured peak of real training processes (`probe.measure`, `tfgpt check X.json --measure`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfgpt import files, optimizers
+from tfgpt.config import Config
+from tfgpt.data.outlook import size_words
+from tfgpt.model.attention import QUERIES
+from tfgpt.model.loss import chunk_size
+from tfgpt.model.shape import Shape
+from tfgpt.training import probe
+
+if TYPE_CHECKING:
+    from tfgpt.training.distribution import Place
+
+MB = 1 << 20
+RUNTIME = 620 * MB  # TensorFlow and Keras imported, where the process cannot be asked
+COMPILED = 250 * MB  # what TensorFlow and XLA add with their first compiled step, whatever its size
+COMPILED_BLOCK = 35 * MB  # and for each block: its instructions, the compiler's notes on them and their machine code
+COMPILED_SPAN = 5 * MB  # and for each span of queries in it (attention.QUERIES), which is compiled by itself
+KEPT = 22  # arrays of [tokens, n_embd] that XLA keeps of a block for its backward pass: 3 of q, k, v, 12 of the MLP, 7 around
+LOGITS = 3  # of a part of the tokens live at one time: logits, their softmax, and its gradient
+GPU_RUNTIME = 600 * MB  # the CUDA context, the libraries' kernels and work space
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the height of a training step, by what holds them.
+
+    weights      float32 masters (and their copies in the type that products are computed in)
+    gradients    of all trained weights, and their sums over micro-batches
+    optimizer    what it remembers about the weights
+    activations  what the forward pass leaves to the backward pass, and the loss over the vocabulary
+    update       new values beside the old ones, as far as they need more room than the activations left
+    data         batches that wait
+    runtime      TensorFlow itself, and the compiled step
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    update: int
+    data: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """Bytes by name, in the order above."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def memory(
+    config: Config,
+    shape: Shape,
+    *,
+    replicas: int,
+    xla: bool,
+    precision: str,
+    kind: str = "CPU",
+    runtime: int | None = None,
+) -> Memory:
+    """The height of memory on each of `replicas` devices; on a CPU, whose replicas share one memory, of all together.
+
+    It holds for processes that have called `machine.return_memory`; others take up to a half more. Without `xla`, more is
+    kept of the model and less of the compiler, which came to about the same wherever it was measured.
+    `runtime` is what the process holds before the model exists, in bytes, where it was measured.
+
+    >>> from tfgpt import config
+    >>> small = config.load("quickstart", check_files=False)
+    >>> memory(small, Shape.of(small, 4096), replicas=1, xla=True, precision="float32").weights
+    5308416
+    """
+    # Imported here, as it brings the whole of TensorFlow in.
+    from tfgpt.training.step import trained_names
+
+    names = trained_names(config, list(shape.weights))
+    optimizer = optimizers.build(config)
+    numbers = sum(map(math.prod, shape.weights.values()))
+    trained = sum(math.prod(shape.weights[name]) for name in names)
+    slots = sum(math.prod(s) for name in names for s in optimizer.slots(name, shape.weights[name]).values())
+    width = 4 if precision == "float32" else 2
+    windows = max(1, config.train_batch_size // (replicas * config.accumulate))
+    sums = 4 * trained if config.accumulate > 1 else 0
+    activations = _activations(config, shape, windows=windows, width=width)
+    # When the update begins, the activations are gone: only what goes beyond their room adds to the peak. By then there are
+    # the gradients' squares, on their way to the norm; after them the new values of all groups, which nothing keeps in line.
+    new = max(4 * trained, 4 * (trained + slots))
+    stretch = 2 * 2 * 4 * config.train_batch_size * config.n_ctx * min(config.iterations, 8)
+    copies = replicas if kind == "CPU" else 1
+    if kind == "CPU":
+        base = (runtime or RUNTIME) + COMPILED + sum(_code(shape, kind) for kind in shape.attention)
+    else:
+        base = GPU_RUNTIME
+    return Memory(
+        weights=copies * (4 * numbers + (numbers * width if width < 4 else 0)),
+        gradients=copies * (4 * trained + sums),
+        optimizer=copies * 4 * slots,
+        activations=copies * activations,
+        update=copies * max(0, new - activations),
+        data=stretch,
+        runtime=base,
+    )
+
+
+def _activations(config: Config, shape: Shape, *, windows: int, width: int) -> int:
+    """Bytes of one micro-batch of `windows` windows; `width` is that of a number."""
+    tokens = windows * shape.n_ctx
+    row = tokens * shape.n_embd * width
+    blocks = [KEPT * row + _probabilities(shape, kind, windows) for kind in shape.attention]
+    if config.recompute == "none":
+        kept = sum(blocks)
+    else:
+        # Only what goes into each group of blocks is kept, and one group at a time has all of its own.
+        size = config.recompute if isinstance(config.recompute, int) else 1
+        groups = [sum(blocks[i : i + size]) for i in range(0, len(blocks), size)]
+        kept = row * len(groups) + max(groups)
+    return kept + _vocabulary(shape, tokens, width)
+
+
+def _probabilities(shape: Shape, kind: str, windows: int) -> int:
+    """Attention weights of a block, float32: the backward pass computes them again, but XLA does that long before its turn."""
+    if kind == "local":
+        return 4 * windows * shape.n_head * shape.n_ctx * min(shape.block, shape.n_ctx)
+    # Spans of queries see the keys up to their own end: half of the square and a little more. The keys are turned round for
+    # each span, and where there are several XLA keeps what came of that, too.
+    spans = math.ceil(shape.n_ctx / QUERIES)
+    return round(4 * windows * shape.n_head * shape.n_ctx**2 * (1 + 1 / spans) / 2) * (1 if spans == 1 else 2)
+
+
+def _code(shape: Shape, kind: str) -> int:
+    """What the compiler leaves behind for a block."""
+    spans = math.ceil(shape.n_ctx / QUERIES) if kind == "global" else 1
+    return COMPILED_BLOCK + COMPILED_SPAN * (spans - 1)
+
+
+def _vocabulary(shape: Shape, tokens: int, width: int) -> int:
+    """The loss: logits of some tokens at a time, and what each of these parts says of the table's gradient."""
+    size = chunk_size(tokens, shape.rows)
+    table = 4 * shape.rows * shape.n_embd
+    parts = math.ceil(tokens / size)
+    # Nothing makes XLA add the parts up as they come: it holds them all until the last one, and then the scaled sum.
+    return max(LOGITS * 4 * size * shape.rows + table, (parts + 1) * table)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change of the configuration with which a run would fit."""
+
+    settings: tuple[str, ...]
+    total: int  # bytes on a device then
+    config: Config
+
+    @property
+    def words(self) -> str:
+        return " ".join(f"--set {setting}" for setting in self.settings)
+
+
+def remedy(
+    config: Config,
+    shape: Shape,
+    free: int,
+    *,
+    replicas: int,
+    xla: bool,
+    precision: str,
+    kind: str,
+    runtime: int | None = None,
+) -> Remedy | None:
+    """The first change that fits into `free` bytes: what changes no result comes first, then what costs a little time, then
+    what makes another run of it. None if nothing of that kind helps: the model itself is too large."""
+    share = config.train_batch_size // replicas
+    parts = [n for n in range(config.accumulate, share + 1) if share % n == 0 and n > config.accumulate]
+    steps: list[dict[str, object]] = [{"accumulate": n} for n in parts]
+    if config.recompute == "none":
+        steps += [{"recompute": "block"}, *({"recompute": "block", "accumulate": n} for n in parts)]
+        last: dict[str, object] = {"recompute": "block"}
+    else:
+        last = {}
+    sizes = [replicas * n for n in (2**power for power in range(30, -1, -1)) if n < share]
+    steps += [{**last, "accumulate": 1, "train_batch_size": size} for size in sizes]
+    if config.opt_name == "adam":
+        steps += [{**step, "opt_name": "adafactor"} for step in steps[-1:]]
+    for changed in steps:
+        other = replace_keys(config, changed)
+        found = memory(other, shape, replicas=replicas, xla=xla, precision=precision, kind=kind, runtime=runtime).total
+        if found <= free:
+            return Remedy(tuple(f"{key}={value}" for key, value in changed.items()), found, other)
+    return None
+
+
+def replace_keys(config: Config, changed: dict[str, object]) -> Config:
+    """`config` with other values; they are ours, so nothing checks them again."""
+    return config.model_copy(update=changed)
+
+
+def free_memory(kind: str) -> int | None:
+    """Bytes that a run could still take on one device; None where nobody says."""
+    if kind == "GPU":
+        return _gpu_memory()
+    if kind != "CPU":
+        return None
+    bounds = [value for value in (_available(), *_container()) if value is not None]
+    # What this process holds already is part of what a run would.
+    own = probe.resident()
+    return min(bounds) + (own[0] if own else 0) if bounds else None
+
+
+def _available() -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = dict(line.split(":", 1) for line in lines)
+        return int(found["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _container() -> list[int]:
+    """What is left of a container's own limit, which /proc/meminfo knows nothing of."""
+    left = []
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most = int(Path(limit).read_text("ascii"))
+            if most < 1 << 50:  # more stands for "no limit"
+                left.append(most - int(Path(used).read_text("ascii")))
+        except (OSError, ValueError):
+            continue  # "max", or no such file
+    return left
+
+
+def _gpu_memory() -> int | None:
+    """Of the smallest GPU, less what TensorFlow leaves to the driver."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        return round(0.94 * MB * min(int(line) for line in done.stdout.split()))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes on the disk: `checkpoint` each, `count` of them at most, `free` where the run lies (None in a bucket)."""
+
+    checkpoint: int
+    count: int
+    free: int | None
+
+    @property
+    def total(self) -> int:
+        return self.checkpoint * self.count
+
+
+def disk(config: Config, shape: Shape, *, tokenizer_bytes: int = 0) -> Disk:
+    """What the checkpoints of the whole run will take, one of them on its way."""
+    from tfgpt.training.step import trained_names
+
+    names = trained_names(config, list(shape.weights))
+    optimizer = optimizers.build(config)
+    slots = sum(math.prod(s) for name in names for s in optimizer.slots(name, shape.weights[name]).values())
+    each = 4 * (sum(map(math.prod, shape.weights.values())) + slots) + tokenizer_bytes + (64 << 10)
+    saves = (
+        math.ceil(config.max_steps / config.save_steps) if config.save_steps and not config.save_minutes else 1 << 30
+    )
+    milestones = config.max_steps // config.milestone_steps if config.milestone_steps else 0
+    best = 1 if config.eval_steps != 0 else 0
+    return Disk(each, min(config.keep_last, saves) + best + milestones + 1, free_disk(config.model_path))
+
+
+def free_disk(folder: str) -> int | None:
+    """Bytes that are free where `folder` is, or will be; a bucket has no end."""
+    if files.is_remote(folder):
+        return None
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def summary(
+    config: Config,
+    shape: Shape,
+    *,
+    place: Place,
+    train_tokens: int | None,
+    exact: bool = True,
+    step: int = 0,
+    runtime: int | None = None,
+) -> list[str]:
+    """What stands over a training run: model, data, batches, memory, device, and what there is to do.
+
+    `train_tokens` are those of one epoch (None or 0: nobody knows); `step` is where the run begins.
+    """
+    found = memory(
+        config,
+        shape,
+        replicas=place.replicas,
+        xla=place.xla,
+        precision=place.precision,
+        kind=place.kind,
+        runtime=runtime,
+    )
+    free = free_memory(place.kind)
+    room = "" if free is None else f" of {size_words(free)} free" + ("" if found.total <= free else "  (too much)")
+    return [
+        f"model    {model_words(shape)}",
+        f"data     {epoch_words(config, train_tokens, exact=exact)}",
+        f"batches  {algebra(config, place.replicas)}",
+        f"memory   about {size_words(found.total)}{room}",
+        f"device   {place.device}; {place.reason}",
+        f"steps    {step:,} to {config.max_steps:,}, saved in {config.model_path}",
+    ]
+
+
+def model_words(shape: Shape) -> str:
+    """The size of a model in one line."""
+    return (
+        f"{shape.parameters:,} parameters: {shape.n_layer} blocks, {shape.n_embd} wide, {shape.n_head} heads, "
+        f"{shape.n_ctx} tokens, vocabulary {shape.n_vocab:,}"
+    )
+
+
+def algebra(config: Config, replicas: int) -> str:
+    """How a batch comes about.
+
+    >>> from tfgpt import config
+    >>> algebra(config.load("quickstart", check_files=False), 2)
+    '32 windows = 2 replicas × 1 micro-batch × 16 windows; 4,096 tokens a step'
+    """
+    rows = config.train_batch_size // (replicas * config.accumulate)
+    tokens = config.train_batch_size * config.n_ctx
+    return (
+        f"{config.train_batch_size} windows = {_plural(replicas, 'replica')} × "
+        f"{_plural(config.accumulate, 'micro-batch', 'es')} × {_plural(rows, 'window')}; {tokens:,} tokens a step"
+    )
+
+
+def epochs(config: Config, train_tokens: int) -> float:
+    """How often the run sees all of its data."""
+    return config.max_steps * config.train_batch_size * config.n_ctx / train_tokens
+
+
+def epoch_words(config: Config, train_tokens: int | None, *, exact: bool = True) -> str:
+    """Tokens and epochs of a run."""
+    if not train_tokens:
+        return "nobody can count its tokens"
+    about = "" if exact else "about "
+    return f"{about}{train_tokens:,} tokens to train on, seen {epochs(config, train_tokens):.3g} times in all"
+
+
+def _plural(count: int, word: str, ending: str = "s") -> str:
+    return f"{count:,} {word}{ending * (count != 1)}"

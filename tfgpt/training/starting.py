@@ -1,0 +1,116 @@
+"""Where a run begins: at its own last checkpoint, at the weights of another model, or at nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tfgpt.config import Config
+from tfgpt.data.inputs import Inputs
+from tfgpt.errors import UserError
+from tfgpt.model import initial
+from tfgpt.training import changes, checkpoints, distribution, snapshot
+from tfgpt.training.checkpoints import Checkpoint, Checkpoints
+from tfgpt.training.run_state import RunState
+from tfgpt.training.step import Step
+
+
+def begin(
+    config: Config,
+    step: Step,
+    inputs: Inputs,
+    *,
+    kept: Checkpoints,
+    allow_change: bool = False,
+    say: Callable[[str], None] = print,
+) -> tuple[RunState, list[str]]:
+    """Put the weights in place; returns the run's state and what should be noted of it."""
+    found = kept.latest()
+    begun = found.step if found is not None else -1
+    if distribution.agree(step.place, begun) != -distribution.agree(step.place, -begun):
+        raise UserError(
+            f"the processes of this run do not see the same checkpoints; this one finds {_words(begun)}",
+            where=config.model_path,
+            fix="put model_path on a file system that all machines share, or into a bucket: gs://...",
+        )
+    if found is not None:
+        state = RunState.of(found.state)
+        notes = changes.check(
+            found.config,
+            config.model_dump(mode="json"),
+            data_changed=state.data != inputs.identity,
+            allow=allow_change,
+        )
+        optimizer = found.optimizer
+        if allow_change:
+            # With another precision or other trainable weights there is state that the checkpoint does not know.
+            for name, value in snapshot.first_optimizer(step).items():
+                optimizer.setdefault(name, value)
+        snapshot.restore(step, found.weights, optimizer)
+        if allow_change:
+            state.guard.rollbacks = 0
+        state.data = inputs.identity
+        return state, notes
+    if config.init_from:
+        notes = load_weights(step, checkpoints.load(config.init_from, optimizer=False))
+        return RunState(data=inputs.identity), notes
+    return RunState(data=inputs.identity), []
+
+
+def from_nothing(config: Config, step: Step) -> None:
+    """Put every variable back to what a run without a checkpoint begins with."""
+    snapshot.initialize(step)
+    if config.init_from:
+        load_weights(step, checkpoints.load(config.init_from, optimizer=False))
+
+
+def load_weights(step: Step, source: Checkpoint) -> list[str]:
+    """Start from the weights of another run; positions are cut or extended to this run's n_ctx, which is said."""
+    form, notes = step.gpt.form, [f"weights from {source.path}"]
+    arrays = dict(source.weights)
+    arrays["wte.weight"] = _with_rows(arrays.get("wte.weight"), form.n_vocab, form.rows, name="wte.weight")
+    there = arrays["wpe.weight"].shape[0]
+    if there > form.n_ctx:
+        arrays["wpe.weight"] = arrays["wpe.weight"][: form.n_ctx]
+        notes.append(f"its {there} positions were cut to {form.n_ctx} (n_ctx)")
+    elif there < form.n_ctx:
+        fresh = initial.value(step.config, "wpe.weight", form.weights["wpe.weight"])
+        fresh[:there] = arrays["wpe.weight"]
+        arrays["wpe.weight"] = fresh
+        notes.append(f"its {there} positions were extended to {form.n_ctx} (n_ctx); the new ones are untrained")
+    wrong = [
+        f"{name}: {_shape(arrays.get(name))}, needed {list(shape)}"
+        for name, shape in form.weights.items()
+        if name not in arrays or arrays[name].shape != shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"the weights to start from have another shape: {'; '.join(wrong[:3])}{more}",
+            where=f"$.init_from is {source.path}",
+            fix=f"take n_layer, n_embd, n_head and n_vocab from {source.path}/config.json",
+        )
+    snapshot.restore(step, arrays, None)
+    return notes
+
+
+def _with_rows(table: np.ndarray | None, n_vocab: int, rows: int, *, name: str) -> np.ndarray:
+    if table is None or table.shape[0] < n_vocab:
+        raise UserError(
+            f"the model to start from knows {0 if table is None else table.shape[0]} ids, this run has {n_vocab}",
+            where="$.init_from",
+            fix="train with the tokenizer of that model",
+        )
+    fitting = np.zeros((rows, table.shape[1]), np.float32)
+    shared = min(rows, len(table))
+    fitting[:shared] = table[:shared]
+    return fitting
+
+
+def _words(step: int) -> str:
+    return "none" if step < 0 else f"step {step:,}"
+
+
+def _shape(array: np.ndarray | None) -> object:
+    return "missing" if array is None else list(array.shape)

@@ -1,0 +1,278 @@
+"""One update, compiled: gradients of a batch on every replica, their sum, clip, guard, optimizer.
+
+What Keras's own step gets wrong under a strategy is done here in the order that is right: gradients are of *sums* over
+tokens, so replicas and micro-batches simply add; the sum over replicas comes first, then the division by the number of
+tokens of the whole batch, then the finite test, then the clip, then the update. The compiled parts are pure functions of
+tensors, without variables and without communication, which XLA and tf.distribute both take well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfgpt import optimizers
+from tfgpt.config import Config
+from tfgpt.data.batches import Batches
+from tfgpt.errors import UserError
+from tfgpt.model import GPT
+from tfgpt.model.randomness import fold, key_of
+from tfgpt.optimizers import schedules
+from tfgpt.training.distribution import Place
+from tfgpt.training.loss_scale import LossScale
+
+GROUP_BYTES = 64 << 20  # weights updated in one compiled call: new values exist beside the old ones only for so many
+
+
+class Outcome(NamedTuple):
+    """What a call of several steps tells, one entry a step."""
+
+    losses: np.ndarray  # mean nats per token over the whole batch
+    norms: np.ndarray  # of the gradient, before the clip
+    applied: np.ndarray  # False where the gradient was not finite and nothing was changed
+    rates: np.ndarray  # learning rate
+    tokens: np.ndarray  # labels that counted
+
+
+class Step:
+    """The compiled steps of a run; owns the optimizer's variables.
+
+    >>> step = Step(config, gpt, place)                                # doctest: +SKIP
+    >>> step.train(ids, labels, None, first=0).losses                  # ids, labels: [K, B, T] int32, B of this process
+    array([9.01], dtype=float32)
+    """
+
+    def __init__(self, config: Config, gpt: GPT, place: Place) -> None:
+        self.config, self.gpt, self.place = config, gpt, place
+        self.optimizer = optimizers.build(config)
+        self.names = trained_names(config, list(gpt.table))
+        with place.strategy.scope():
+            self.slots = {name: self._make_slots(name) for name in self.names}
+            tokens = config.train_batch_size * config.n_ctx // (place.replicas * config.accumulate)
+            self.scale = LossScale(tokens) if place.precision == "float16" else None
+        self._train: Callable[..., Any] | None = None
+        self._evaluate: Callable[..., Any] | None = None
+        self._gradients = self._compiled(self._compute_gradients)
+        self._forward = self._compiled(self._compute_loss)
+        self._updates = [(group, self._compiled(self._updater(group))) for group in self._groups()]
+
+    def train(self, ids: np.ndarray, labels: np.ndarray, segments: np.ndarray | None, *, first: int) -> Outcome:
+        """Make one update for each leading entry of the arrays [K, B, T]; `first` is the number of updates made before."""
+        arrays = self._distribute(ids, labels, segments)
+        if self._train is None:
+            self._train = tf.function(self._steps, autograph=False)
+            # Traced once, for calls of any number of steps.
+            self._train.get_concrete_function(*map(_any_count, arrays), tf.TensorSpec([], tf.int32))
+        found = self._train(*arrays, tf.constant(first, tf.int32))
+        return Outcome(*(x.numpy() for x in found))
+
+    def evaluate(self, batches: Batches, number: int) -> tuple[float, int]:
+        """Sum of the losses and number of tokens of an evaluation batch; rows are added where replicas need equal parts."""
+        if self._evaluate is None:
+            self._evaluate = tf.function(self._measure, reduce_retracing=True, autograph=False)
+        size = -(-batches.batch_size // self.place.replicas) * self.local_replicas
+        batch = batches.batch(number, rows=self.place.rows(batches.batch_size))
+        arrays = [
+            None if x is None else _padded(x, size, filling)[None] for x, filling in zip(batch, (0, -1, 0), strict=True)
+        ]
+        total, count = self._evaluate(*self._distribute(*arrays))
+        return float(total.numpy()), int(count.numpy())
+
+    @property
+    def local_replicas(self) -> int:
+        """Replicas inside this process."""
+        return len(self.place.strategy.experimental_local_results(self.gpt.table["wte.weight"]._value))
+
+    def variables(self) -> dict[str, keras.Variable]:
+        """The optimizer's variables by name, "h.0.mlp.c_fc.weight/m"; the loss scale's too."""
+        found = {f"{name}/{slot}": v for name, slots in self.slots.items() for slot, v in slots.items()}
+        return found | (self.scale.variables() if self.scale else {})
+
+    # The rest is traced by TensorFlow.
+
+    def _steps(self, ids, labels, segments, first):
+        strategy = self.place.strategy
+        count = tf.shape(strategy.experimental_local_results(ids)[0])[0]
+        logs = [tf.TensorArray(kind, count) for kind in (tf.float32, tf.float32, tf.bool, tf.float32, tf.int32)]
+
+        def one(i, logs):
+            found = strategy.run(self._replica_step, args=(ids, labels, segments, i, first + i))
+            found = [strategy.experimental_local_results(x)[0] for x in found]
+            return i + 1, [log.write(i, x) for log, x in zip(logs, found, strict=True)]
+
+        _, logs = tf.while_loop(lambda i, logs: i < count, one, (0, logs), parallel_iterations=1)
+        return [log.stack() for log in logs]
+
+    def _replica_step(self, ids, labels, segments, i, step):
+        context = tf.distribute.get_replica_context()
+        ids, labels = ids[i], labels[i]
+        segments = None if segments is None else segments[i]
+        scale = self.scale.value() if self.scale else tf.constant(1.0)
+        weights = self.gpt.values()
+        total, gradients = self._accumulate(weights, ids, labels, segments, step, scale, context)
+        tokens = tf.reduce_sum(tf.cast(labels >= 0, tf.int32))
+        # Whole numbers travel by themselves: a strategy adds them on the host, and refuses a mixed list.
+        tokens = context.all_reduce(tf.distribute.ReduceOp.SUM, tokens)
+        total, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [total, *gradients])
+        share = 1.0 / (tf.cast(tf.maximum(tokens, 1), tf.float32) * scale)
+        norm = _global_norm(gradients) * share
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(total)
+        rate = schedules.learning_rate(self.config, step)
+        factor = share if not self.config.clip else share * tf.minimum(1.0, self.config.clip / tf.maximum(norm, 1e-30))
+        by_name = dict(zip(self.names, gradients, strict=True))
+        for group, update in self._updates:
+            slots = [{slot: tf.identity(v.value) for slot, v in self.slots[name].items()} for name in group]
+            old = [weights[name] for name in group]
+            new, new_slots = update(old, [by_name[name] for name in group], slots, factor, finite, rate, step)
+            for name, weight, found in zip(group, new, new_slots, strict=True):
+                self.gpt.table[name].value.assign(weight)
+                for slot, value in found.items():
+                    self.slots[name][slot].value.assign(value)
+        if self.scale:
+            self.scale.update(finite)
+        loss = total / (tf.cast(tf.maximum(tokens, 1), tf.float32) * scale)
+        return loss, norm, finite, rate, tokens
+
+    def _accumulate(self, weights, ids, labels, segments, step, scale, context):
+        """Loss and gradients summed over the tokens of this replica, in `accumulate` equal micro-batches."""
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        parts = self.config.accumulate
+        if parts == 1:
+            return self._gradients(weights, ids, labels, segments, scale, step, replica, tf.constant(0))
+        size = ids.shape[0] // parts
+
+        def one(part, total, sums):
+            rows = [None if x is None else x[part * size : (part + 1) * size] for x in (ids, labels, segments)]
+            mine = [None if x is None else tf.ensure_shape(x, (size, x.shape[1])) for x in rows]
+            more, gradients = self._gradients(weights, *mine, scale, step, replica, part)
+            return part + 1, total + more, [a + b for a, b in zip(sums, gradients, strict=True)]
+
+        nothing = (0, tf.constant(0.0), [tf.zeros(self.gpt.form.weights[name]) for name in self.names])
+        _, total, sums = tf.while_loop(lambda part, *_: part < parts, one, nothing, parallel_iterations=1)
+        return total, sums
+
+    def _compute_gradients(self, weights, ids, labels, segments, scale, step, replica, part):
+        key = fold(key_of(self.config.seed), step, replica, part)
+        trained = [weights[name] for name in self.names]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(trained)
+            loss = self.gpt.summed_loss(weights, ids, labels, segments=segments, key=key, training=True) * scale
+        return loss, tape.gradient(loss, trained, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    def _updater(self, group: Sequence[str]) -> Callable[..., Any]:
+        def update(weights, gradients, slots, factor, finite, rate, step):
+            new, new_slots = [], []
+            for name, weight, gradient, old in zip(group, weights, gradients, slots, strict=True):
+                found, changed = self.optimizer.update(name, weight, gradient * factor, old, lr=rate, step=step)
+                # A `where` instead of a branch: nothing that a strategy dislikes, and nothing non-finite gets through.
+                new.append(tf.where(finite, found, weight))
+                new_slots.append({slot: tf.where(finite, value, old[slot]) for slot, value in changed.items()})
+            return new, new_slots
+
+        return update
+
+    def _measure(self, ids, labels, segments):
+        def replica(ids, labels, segments):
+            weights = self.gpt.values()
+            total = self._forward(weights, ids[0], labels[0], None if segments is None else segments[0])
+            count = tf.reduce_sum(tf.cast(labels >= 0, tf.int32))
+            context, add = tf.distribute.get_replica_context(), tf.distribute.ReduceOp.SUM
+            return [context.all_reduce(add, total), context.all_reduce(add, count)]
+
+        strategy = self.place.strategy
+        found = strategy.run(replica, args=(ids, labels, segments))
+        return [strategy.experimental_local_results(x)[0] for x in found]
+
+    def _compute_loss(self, weights, ids, labels, segments):
+        return self.gpt.summed_loss(weights, ids, labels, segments=segments)
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        # Without AutoGraph, which would rewrite every function on the way, and find nothing to do.
+        return tf.function(function, autograph=False, **({"jit_compile": True} if self.place.xla else {}))
+
+    def _distribute(self, *arrays: np.ndarray | None) -> list[Any]:
+        """Arrays [K, B, T] of this process as tensors, B shared out among its replicas."""
+        local = self.local_replicas
+        if local == 1 and self.place.replicas == 1:
+            return [None if x is None else tf.constant(x) for x in arrays]
+        return [None if x is None else self._share_out(x, local) for x in arrays]
+
+    def _share_out(self, array: np.ndarray, local: int):
+        size = array.shape[1] // local
+        counter = iter(range(local))
+
+        def rows(context):
+            own = next(counter)
+            return tf.constant(array[:, own * size : (own + 1) * size])
+
+        return self.place.strategy.experimental_distribute_values_from_function(rows)
+
+    def _make_slots(self, name: str) -> dict[str, keras.Variable]:
+        shapes = self.optimizer.slots(name, self.gpt.form.weights[name])
+        return {
+            slot: keras.Variable(
+                lambda shape, dtype=None: np.zeros(shape, np.float32),
+                shape=shape,
+                dtype="float32",
+                autocast=False,
+                trainable=False,
+                synchronization="on_read",
+                aggregation="only_first_replica",
+                name=f"{name}_{slot}".replace(".", "_"),
+            )
+            for slot, shape in shapes.items()
+        }
+
+    def _groups(self) -> list[list[str]]:
+        groups: list[list[str]] = [[]]
+        held = 0
+        for name in self.names:
+            size = 4 * int(np.prod(self.gpt.form.weights[name]))
+            if groups[-1] and held + size > GROUP_BYTES:
+                groups.append([])
+                held = 0
+            groups[-1].append(name)
+            held += size
+        return groups
+
+
+def trained_names(config: Config, names: Sequence[str]) -> list[str]:
+    """Names of the weights that `trainable` chooses; all of them without it."""
+    if not config.trainable:
+        return list(names)
+    for pattern in config.trainable:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(
+                f'no weight is named like "{pattern}"',
+                where="$.trainable",
+                nearest='"h.0.*"',
+                fix="names are GPT-2's: wte.weight, h.0.attn.c_attn.weight, ..., ln_f.bias",
+            )
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in config.trainable)]
+
+
+def _global_norm(gradients):
+    """Length of all gradients together; not finite if anything in them is not.
+
+    Outside of XLA, whose CPU compiler would write all squares to memory first, as much as the gradients themselves.
+    """
+    return tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
+
+
+def _any_count(array):
+    """What a tensor [K, ...], or one for each replica, looks like with any K."""
+    if array is None:
+        return None
+    if isinstance(array, tf.Tensor):
+        return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
+    spec = tf.type_spec_from_value(array)
+    return type(spec)(*[tf.TensorSpec([None, *one.shape[1:]], one.dtype) for one in spec._value_specs])
+
+
+def _padded(rows: np.ndarray, size: int, filling: int) -> np.ndarray:
+    return np.concatenate([rows, np.full((size - len(rows), *rows.shape[1:]), filling, rows.dtype)])
