@@ -1,0 +1,65 @@
+"""Our side of `tfgpt bench train`, in a process of its own: the step that a run makes, as a run calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tfgpt.benchmarks.training_work import OPTIMIZER, PEAK_SIZE, Work, best_rate
+from tfgpt.config import Config
+
+
+def main() -> None:
+    """Do the work, print one JSON line."""
+    work = Work.given()
+    sizes = dict(work.sizes)
+    config = Config(
+        **OPTIMIZER,
+        train_batch_size=sizes.pop("rows"),
+        **sizes,
+        precision=work.precision,
+        lr_schedule="constant",
+        warmup_steps=0,
+        embed_dropout=0.0,
+        attn_dropout=0.0,
+        res_dropout=0.0,
+        tokenizer="char",  # the ids are made up; any tokenizer of no fixed size will do
+        data_path="none",
+    )
+
+    from tfgpt.model import GPT
+    from tfgpt.training import distribution
+    from tfgpt.training.step import Step
+
+    place = distribution.place(config)
+    with place.strategy.scope():
+        gpt = GPT(config)
+    _write_weights(gpt, Path(work.weights))
+    step = Step(config, gpt, place)
+
+    def call(ids: np.ndarray, labels: np.ndarray, first: int) -> list[float]:
+        return step.train(ids, labels, None, first=first).losses.tolist()
+
+    found = work.timed(call)
+    found |= {"flops_per_token": gpt.form.training_flops, "peak_flops": _peak(place.precision)}
+    print(json.dumps(found | {"with": "XLA" if place.xla else "no XLA"}))
+
+
+def _write_weights(gpt, folder: Path) -> None:
+    for name, variable in gpt.table.items():
+        if not (path := folder / f"{name}.npy").exists():
+            np.save(path, np.array(variable))
+
+
+def _peak(precision: str) -> float:
+    import tensorflow as tf
+
+    a = tf.cast(tf.random.stateless_normal((PEAK_SIZE, PEAK_SIZE), (1, 2)), precision)
+    product = tf.function(lambda a: tf.matmul(a, a))
+    return best_rate(lambda: product(a)[0, 0].numpy())
+
+
+if __name__ == "__main__":
+    main()
