@@ -14,12 +14,23 @@ EXTRAS = {
     "parquet": ["pyarrow>=15"],
     "beam": ["apache-beam>=2.60; python_version < '3.14'"],
     "tpu": ["tensorflow-tpu>=2.19; sys_platform == 'linux' and python_version < '3.13'"],
+    "plot": ["matplotlib>=3.8"],
+    "wandb": ["wandb>=0.17"],
+    # The peer that `tfgpt bench train` runs beside us; fused AdamW on the CPU came with 2.4.
+    "bench": ["torch>=2.4", "transformers>=4.45"],
     "export": ["tensorflow-text>=2.20; sys_platform == 'linux'"],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
+        # The peer of the parity tests. On Linux, PyPI's build brings gigabytes of CUDA along, and triton, which must not be
+        # imported after TensorFlow (a segmentation fault). The CPU's build is enough:
+        # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu ./script/test
+        "torch==2.13.0",
         "transformers>=4.45",
+        "safetensors>=0.4",
+        "matplotlib>=3.8",
+        "wandb>=0.17",
         "apache-beam>=2.60",
         "gcp-storage-emulator>=2024.8",
         "google-cloud-storage>=2.14",
