@@ -155,10 +155,11 @@ class Estimator:
             yield loop, stop
 
     def _sampler(self) -> Callable[[], tuple[str, str]]:
-        """Continues the beginning of held-out text (or of nothing) by the likeliest tokens."""
-        from tfgpt.generation.greedy import Greedy
+        """Continues the beginning of held-out text (or of nothing)."""
+        from tfgpt.generation.continuation import Continuation
 
-        tokenizer, greedy = self.inputs.tokenizer, Greedy(self.gpt)
+        tokenizer = self.inputs.tokenizer
+        go_on = Continuation(self.gpt, top_k=self.config.top_k, seed=self.config.seed)
         assert tokenizer is not None
         prompt = [self.inputs.eot]
         if self.inputs.eval is not None:
@@ -167,7 +168,7 @@ class Estimator:
             prompt = window[start : start + PROMPT]
 
         def sample() -> tuple[str, str]:
-            text = greedy(prompt, tokens=SAMPLE, stop=self.inputs.eot)
+            text = go_on(prompt, tokens=SAMPLE, stop=self.inputs.eot)
             shown = [token for token in prompt if token != self.inputs.eot]
             return tokenizer.decode(shown), tokenizer.decode(text[len(prompt) :])
 
