@@ -70,7 +70,7 @@ def test_replicas_micro_batches_and_recomputation_have_less_to_keep():
 
 
 def test_the_remedy_is_the_first_that_fits():
-    config = Config(**ROOMY, n_vocab=512, n_embd=128, n_layer=8, n_ctx=256, train_batch_size=32)
+    config = Config(**ROOMY, n_vocab=512, n_embd=512, n_layer=8, n_ctx=2048, train_batch_size=32)
     how = {"replicas": 1, "xla": True, "precision": "float32", "kind": "CPU"}
 
     def remedy(free):

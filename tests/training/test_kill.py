@@ -16,7 +16,7 @@ from tfgpt import report
 from tfgpt.training.checkpoints import Checkpoints
 
 KILLS = int(os.environ.get("TFGPT_KILLS", "5"))
-STEPS = 60
+STEPS = max(60, 10 * KILLS)  # room between two kills for a few saves
 # Dropout and noise are on, so that all randomness is there; a save at every second step, so that many kills fall into one.
 KEYS = {"max_steps": STEPS, "train_steps": 20, "save_steps": 2, "keep_last": 2, "noise": 0.1, **small.DROPOUT}
 
@@ -27,12 +27,14 @@ def test_killed_at_random_moments_equals_straight(start, tmp_path):
     whole, in_saves = start("straight", **KEYS), 0
     for number in range(KILLS):
         # Slow enough to be caught; each kill comes somewhere in its own part of the way, after that much was seen.
-        process = start("killed", slow={"train": 0.03, "save": 0.03 * (number % 2)}, **KEYS)
+        process = start("killed", slow={"train": 0.03, "save": 0.15 * (number % 2)}, **KEYS)
+        process.until(lambda number=number: sessions(killed) == number + 1)
         goal = max(reached(killed), (STEPS - 4) * number // KILLS) + draw.randint(1, 3)
         process.until(lambda goal=goal: reached(killed) >= min(goal, STEPS - 3))
         if number % 2:
             process.until(lambda: unfinished(killed))
-        time.sleep(draw.uniform(0, 0.04))
+        else:
+            time.sleep(draw.uniform(0, 0.04))
         process.signal(9)
         assert process.wait() == -9
         in_saves += unfinished(killed)
@@ -58,6 +60,11 @@ def never(event) -> None:
 def reached(run) -> int:
     """The last step that the metrics tell of."""
     return max((line["step"] for line in small.lines(run)), default=0)
+
+
+def sessions(run) -> int:
+    """How often a process has begun to train here."""
+    return sum(line["event"] in ("start", "resume") for line in small.lines(run))
 
 
 def unfinished(run) -> bool:

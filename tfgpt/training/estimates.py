@@ -31,6 +31,7 @@ RUNTIME = 620 * MB  # TensorFlow and Keras imported, where the process cannot be
 COMPILED = 250 * MB  # what TensorFlow and XLA add with their first compiled step, whatever its size
 COMPILED_BLOCK = 35 * MB  # and for each block: its instructions, the compiler's notes on them and their machine code
 COMPILED_SPAN = 5 * MB  # and for each span of queries in it (attention.QUERIES), which is compiled by itself
+COMPILED_AGAIN = 28 * MB  # and for each block whose forward pass is compiled a second time, where it is recomputed
 KEPT = 22  # arrays of [tokens, n_embd] that XLA keeps of a block for its backward pass: 3 of q, k, v, 12 of the MLP, 7 around
 LOGITS = 3  # of a part of the tokens live at one time: logits, their softmax, and its gradient
 GPU_RUNTIME = 600 * MB  # the CUDA context, the libraries' kernels and work space
@@ -44,7 +45,7 @@ class Memory:
     gradients    of all trained weights, and their sums over micro-batches
     optimizer    what it remembers about the weights
     activations  what the forward pass leaves to the backward pass, and the loss over the vocabulary
-    update       new values beside the old ones, as far as they need more room than the activations left
+    update       new values beside the old ones
     data         batches that wait
     runtime      TensorFlow itself, and the compiled step
     """
@@ -78,8 +79,8 @@ def memory(
 ) -> Memory:
     """The height of memory on each of `replicas` devices; on a CPU, whose replicas share one memory, of all together.
 
-    It holds for processes that have called `machine.return_memory`; others take up to a half more. Without `xla`, more is
-    kept of the model and less of the compiler, which came to about the same wherever it was measured.
+    It counts what TensorFlow's pool holds, as the pool gives nothing back to the system. Without `xla`, more is kept of the
+    model and less of the compiler; the same figure stands for both.
     `runtime` is what the process holds before the model exists, in bytes, where it was measured.
 
     >>> from tfgpt import config
@@ -98,14 +99,15 @@ def memory(
     width = 4 if precision == "float32" else 2
     windows = max(1, config.train_batch_size // (replicas * config.accumulate))
     sums = 4 * trained if config.accumulate > 1 else 0
-    activations = _activations(config, shape, windows=windows, width=width)
-    # When the update begins, the activations are gone: only what goes beyond their room adds to the peak. By then there are
-    # the gradients' squares, on their way to the norm; after them the new values of all groups, which nothing keeps in line.
-    new = max(4 * trained, 4 * (trained + slots))
+    activations = _activations(config, shape, windows=windows, width=width, gradients=4 * trained)
+    # New weights and slots move into the room in the pool that the activations have left, and stay there as variables. The
+    # next step's activations, which want one piece, then need another: the pool ends up with both, though never in use at once.
+    new = 4 * (trained + slots)
     stretch = 2 * 2 * 4 * config.train_batch_size * config.n_ctx * min(config.iterations, 8)
     copies = replicas if kind == "CPU" else 1
     if kind == "CPU":
         base = (runtime or RUNTIME) + COMPILED + sum(_code(shape, kind) for kind in shape.attention)
+        base += COMPILED_AGAIN * shape.n_layer if config.recompute != "none" else 0
     else:
         base = GPU_RUNTIME
     return Memory(
@@ -113,14 +115,14 @@ def memory(
         gradients=copies * (4 * trained + sums),
         optimizer=copies * 4 * slots,
         activations=copies * activations,
-        update=copies * max(0, new - activations),
+        update=copies * new,
         data=stretch,
         runtime=base,
     )
 
 
-def _activations(config: Config, shape: Shape, *, windows: int, width: int) -> int:
-    """Bytes of one micro-batch of `windows` windows; `width` is that of a number."""
+def _activations(config: Config, shape: Shape, *, windows: int, width: int, gradients: int) -> int:
+    """Bytes of one micro-batch of `windows` windows beyond the `gradients`; `width` is that of a number, in bytes."""
     tokens = windows * shape.n_ctx
     row = tokens * shape.n_embd * width
     blocks = [KEPT * row + _probabilities(shape, kind, windows) for kind in shape.attention]
@@ -131,17 +133,17 @@ def _activations(config: Config, shape: Shape, *, windows: int, width: int) -> i
         size = config.recompute if isinstance(config.recompute, int) else 1
         groups = [sum(blocks[i : i + size]) for i in range(0, len(blocks), size)]
         kept = row * len(groups) + max(groups)
-    return kept + _vocabulary(shape, tokens, width)
+    # The loss comes before any block's gradient, and XLA lets it use the room that waits for these.
+    return kept + max(0, _vocabulary(shape, tokens) - gradients)
 
 
 def _probabilities(shape: Shape, kind: str, windows: int) -> int:
     """Attention weights of a block, float32: the backward pass computes them again, but XLA does that long before its turn."""
     if kind == "local":
         return 4 * windows * shape.n_head * shape.n_ctx * min(shape.block, shape.n_ctx)
-    # Spans of queries see the keys up to their own end: half of the square and a little more. The keys are turned round for
-    # each span, and where there are several XLA keeps what came of that, too.
+    # Spans of queries see the keys up to their own end: half of the square and a little more.
     spans = math.ceil(shape.n_ctx / QUERIES)
-    return round(4 * windows * shape.n_head * shape.n_ctx**2 * (1 + 1 / spans) / 2) * (1 if spans == 1 else 2)
+    return round(4 * windows * shape.n_head * shape.n_ctx**2 * (1 + 1 / spans) / 2)
 
 
 def _code(shape: Shape, kind: str) -> int:
@@ -150,13 +152,9 @@ def _code(shape: Shape, kind: str) -> int:
     return COMPILED_BLOCK + COMPILED_SPAN * (spans - 1)
 
 
-def _vocabulary(shape: Shape, tokens: int, width: int) -> int:
-    """The loss: logits of some tokens at a time, and what each of these parts says of the table's gradient."""
-    size = chunk_size(tokens, shape.rows)
-    table = 4 * shape.rows * shape.n_embd
-    parts = math.ceil(tokens / size)
-    # Nothing makes XLA add the parts up as they come: it holds them all until the last one, and then the scaled sum.
-    return max(LOGITS * 4 * size * shape.rows + table, (parts + 1) * table)
+def _vocabulary(shape: Shape, tokens: int) -> int:
+    """The loss: logits of some tokens at a time, and what they add to the table's gradient."""
+    return 4 * shape.rows * (LOGITS * chunk_size(tokens, shape.rows) + shape.n_embd)
 
 
 @dataclass(frozen=True)
