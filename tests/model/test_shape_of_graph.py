@@ -65,3 +65,30 @@ def test_no_matrix_of_all_logits(monkeypatch):
     assert found[0][0] <= 1024 * 1024
     parts = [shape for _, _, shape in found if shape.rank == 2 and shape[-1] == rows]
     assert parts and all(np.prod(shape) <= 1024 * 1024 for shape in parts)
+
+
+def test_an_evaluation_computes_no_gradient(monkeypatch):
+    """Of what the loss depends on, one product a part of the tokens has the vocabulary in it: that of the logits."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 1024 * 1024)
+    gpt = made(n_ctx=512, n_vocab=8192, n_embd=8, n_head=1, n_layer=1)
+
+    def products(training):
+        def run(ids, labels):
+            return gpt.summed_loss(gpt.values(), ids, labels, training=training)
+
+        spec = tf.TensorSpec((1, 512), tf.int32)
+        graph = tf.function(run).get_concrete_function(spec, spec).graph
+        reached, waiting = set(), [graph.outputs[0].op]
+        while waiting:
+            operation = waiting.pop()
+            if operation not in reached:
+                reached.add(operation)
+                waiting += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
+        shapes = [[*op.inputs[0].shape, *op.inputs[1].shape] for op in reached if "MatMul" in op.type]
+        return sum(8192 in shape for shape in shapes)
+
+    parts = 512 // loss.chunk_size(512, 8192)
+    assert parts == 4 and products(training=False) == parts
+    assert products(training=True) == 2 * parts - 1, "each part waits for the table's gradient of the one before"

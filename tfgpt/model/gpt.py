@@ -7,6 +7,7 @@ makes recomputation, casting once a step and gradients by name simple; `GPT` is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -19,6 +20,7 @@ from tfgpt.model.layers import dense, embed, gelu, norm
 from tfgpt.model.loss import cross_entropy
 from tfgpt.model.randomness import dropout, fold
 from tfgpt.model.shape import Shape, block_weights
+from tfgpt.model.variables import own_copies
 
 COMPUTE = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -42,26 +44,17 @@ class GPT(keras.Model):
         self.form = Shape.of(config, n_vocab)
         self.table: dict[str, keras.Variable] = {}
         for name, shape in self.form.weights.items():
-            self.table[name] = keras.Variable(
-                lambda shape, dtype=None, name=name: initial.value(config, name, tuple(shape)),
-                shape=shape,
-                dtype="float32",
-                autocast=False,
-                # Every replica computes the same update and writes its own copy: no copy ever has to be sent.
-                synchronization="on_read",
-                aggregation="only_first_replica",
-                name=name.replace(".", "_"),
-            )
+            first = partial(initial.value, config, name, shape)
+            self.table[name] = own_copies(name, shape, first, trainable=True)
         self.built = True
 
     def call(self, ids, segments=None):
         """Logits [B, T, n_vocab], float32, for token ids [B, T] int32 with T <= n_ctx. No dropout."""
         weights = self.cast(self.values())
         hidden = self.hidden(weights, ids, segments=segments)
-        length, width = ids.shape[1], self.form.n_embd
-        flat = ops.reshape(hidden, (-1, width))
+        flat = ops.reshape(hidden, (-1, self.form.n_embd))
         logits = ops.cast(ops.matmul(flat, ops.transpose(weights["wte.weight"])), "float32")
-        return ops.reshape(logits, (-1, length, self.form.rows))[..., : self.form.n_vocab]
+        return ops.reshape(logits, (-1, ids.shape[1], self.form.rows))[..., : self.form.n_vocab]
 
     def values(self) -> dict[str, Any]:
         """The weights as tensors, by name; what gradients are taken of."""
@@ -75,12 +68,14 @@ class GPT(keras.Model):
         """Sum of the losses in nats over all tokens whose label is not negative, float32.
 
         ids, labels: [B, T] int32; `segments` [B, T] keeps attention inside documents; `key` (two uint32, see
-        `tfgpt.model.randomness`) switches dropout on; `training` does what `recompute` asks for.
+        `tfgpt.model.randomness`) switches dropout on; `training` orders the work so that gradients take little memory,
+        and does what `recompute` asks for.
         """
         weights = self.cast(weights)
         hidden = self.hidden(weights, ids, segments=segments, key=key, training=training)
         flat = ops.reshape(hidden, (-1, self.form.n_embd))
-        return cross_entropy(flat, weights["wte.weight"], ops.reshape(labels, (-1,)), n_vocab=self.form.n_vocab)
+        flat_labels, table = ops.reshape(labels, (-1,)), weights["wte.weight"]
+        return cross_entropy(flat, table, flat_labels, n_vocab=self.form.n_vocab, training=training)
 
     def hidden(self, weights: Mapping[str, Any], ids, *, segments=None, key=None, training: bool = False):
         """What the blocks make of the ids: [B, T, E] after the last LayerNorm."""
@@ -122,7 +117,7 @@ class GPT(keras.Model):
         return x + dropout(dense(m, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"]), rate, keys[2])
 
     def _attention(self, layer: int, x, w: Mapping[str, Any], segments, key):
-        batch, length, width = x.shape
+        _, length, width = x.shape
         heads = self.form.n_head
         qkv = dense(x, w["attn.c_attn.weight"], w["attn.c_attn.bias"])
         qkv = ops.reshape(qkv, (-1, length, 3, heads, width // heads))

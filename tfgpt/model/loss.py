@@ -16,12 +16,12 @@ def chunk_size(tokens: int, rows: int) -> int:
     return math.ceil(tokens / count)
 
 
-def cross_entropy(hidden, table, labels, *, n_vocab: int, tokens_of_logits=None):
+def cross_entropy(hidden, table, labels, *, n_vocab: int, training: bool = False):
     """Sum of the losses of all tokens in nats, float32; tokens whose label is negative do not count.
 
     hidden: [N, E]; table: [V, E] in the same type, rows from `n_vocab` on are padding and get no probability; labels: [N].
     The gradient is computed on the way (logits are multiplied three times instead of four); where nobody asks for it, it
-    is pruned from the graph.
+    is pruned from the graph. In `training`, each part of the tokens waits for the gradient of the one before as well.
     """
     tokens, rows = hidden.shape[0], table.shape[0]
     size = chunk_size(tokens, rows)
@@ -34,9 +34,10 @@ def cross_entropy(hidden, table, labels, *, n_vocab: int, tokens_of_logits=None)
         for first in range(0, tokens, size):
             part = hidden[first : first + size]
             if first:
-                # Each part waits for all of the one before (times zero): compilers and parallel executors would
-                # otherwise hold the logits, and what they add to the table's gradient, of all parts at once.
-                part = part + ops.cast(dtable[:1] * 0.0, dtype)
+                # Each part waits for the one before (times zero): compilers and parallel executors would otherwise hold
+                # the logits of all parts at once, and what each adds to the table's gradient. An evaluation must not
+                # wait for a gradient, or it would be computed.
+                part = part + ops.cast((dtable[:1] if training else total) * 0.0, dtype)
             label = labels[first : first + size]
             counts = ops.cast(ops.greater_equal(label, 0), "float32")[:, None]
             logits = _logits(part, table, n_vocab)

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfgpt.model.variables import own_copies
+
 START, LEAST, MOST = 2.0**15, 2.0**-24, 2.0**24
 WINDOW = 1000  # updates without an overflow after which the scale is doubled
 
@@ -25,8 +27,8 @@ class LossScale:
 
     def __init__(self, tokens: int = 1) -> None:
         self.start = START / 2.0 ** math.floor(math.log2(tokens))
-        self.scale = _variable("loss_scale", self.start)
-        self.held = _variable("loss_scale_held", 0.0)
+        self.scale = own_copies("loss_scale", (), lambda: np.float32(self.start))
+        self.held = own_copies("loss_scale_held", (), lambda: np.float32(0.0))
 
     def value(self):
         """The present scale, a float32 scalar."""
@@ -46,16 +48,3 @@ class LossScale:
     def variables(self) -> dict[str, keras.Variable]:
         """By name, for checkpoints."""
         return {"loss_scale": self.scale, "loss_scale_held": self.held}
-
-
-def _variable(name: str, first: float) -> keras.Variable:
-    return keras.Variable(
-        lambda shape, dtype=None: np.float32(first),
-        shape=(),
-        dtype="float32",
-        autocast=False,
-        trainable=False,
-        synchronization="on_read",
-        aggregation="only_first_replica",
-        name=name,
-    )
