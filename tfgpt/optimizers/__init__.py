@@ -14,12 +14,12 @@ from tfgpt.optimizers.adafactor import Adafactor
 from tfgpt.optimizers.adam import AdamW
 from tfgpt.optimizers.muon import Muon
 from tfgpt.optimizers.optimizer import Optimizer, decays
-from tfgpt.optimizers.schedules import clip_by_global_norm, learning_rate
+from tfgpt.optimizers.schedules import clip_factor, learning_rate
 from tfgpt.optimizers.sgd import SGD
 
 KINDS: dict[str, type[Optimizer]] = {"adam": AdamW, "adafactor": Adafactor, "sgd": SGD, "muon": Muon}
 
-__all__ = ["Optimizer", "build", "clip_by_global_norm", "decays", "learning_rate"]
+__all__ = ["Optimizer", "build", "clip_factor", "decays", "learning_rate"]
 
 
 def build(config: Config) -> Optimizer:

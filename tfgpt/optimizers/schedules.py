@@ -1,4 +1,4 @@
-"""What is decided for all weights together before an update: the learning rate of the step, and the gradient's length."""
+"""What is decided for all weights together before an update: the learning rate of the step, and the clip."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from keras import ops
 
 from tfgpt.config import Config
-from tfgpt.optimizers.norms import sum_of_squares
 from tfgpt.optimizers.optimizer import Tensor
 
 
@@ -40,32 +39,11 @@ def learning_rate(config: Config, step: Tensor) -> Tensor:
     return ops.where(step < config.warmup_steps, config.lr * warm, fallen)
 
 
-def clip_by_global_norm(gradients: dict[str, Tensor], limit: float) -> tuple[dict[str, Tensor], Tensor]:
-    """The gradients, shortened together where their common norm is above `limit` (0: never), and the norm before that.
+def clip_factor(norm: Tensor, limit: float) -> Tensor:
+    """What gradients of this common norm are multiplied by: exactly 1 up to `limit` (0: always), below 1 beyond.
 
-    Where some gradient is not finite, neither is the norm; the gradients then mean nothing and are not to be used.
-
-    >>> import numpy as np
-    >>> clipped, norm = clip_by_global_norm({"a": np.array([3.0]), "b": np.array([4.0])}, 1.0)
-    >>> float(norm), [round(float(g[0]), 6) for g in clipped.values()]
-    (5.0, [0.6, 0.8])
+    >>> float(clip_factor(5.0, 1.0)), float(clip_factor(0.5, 1.0)), float(clip_factor(5.0, 0))
+    (0.20000000298023224, 1.0, 1.0)
     """
-    gradients = {name: ops.convert_to_tensor(gradient, "float32") for name, gradient in gradients.items()}
-    norm = _norm(gradients)
-    # Squares overflow from 2e19 on. That is rare, so only then are all gradients read again, the careful way.
-    norm = ops.cond(ops.isfinite(norm), lambda: norm, lambda: _norm_of_huge(gradients))
-    if limit == 0:
-        return gradients, norm
-    factor = limit / ops.maximum(norm, limit)  # exactly 1 where nothing is to be clipped
-    return {name: gradient * factor for name, gradient in gradients.items()}, norm
-
-
-def _norm(gradients: dict[str, Tensor]) -> Tensor:
-    return ops.sqrt(ops.sum(ops.stack([sum_of_squares(gradient) for gradient in gradients.values()])))
-
-
-def _norm_of_huge(gradients: dict[str, Tensor]) -> Tensor:
-    # A power of two in place of the largest number would not do: XLA takes constants out of squares, and they underflow.
-    largest = ops.max(ops.stack([ops.max(ops.abs(gradient)) for gradient in gradients.values()]))
-    norm = largest * _norm({name: gradient / largest for name, gradient in gradients.items()})
-    return ops.where(ops.isinf(largest), largest, norm)
+    norm = ops.convert_to_tensor(norm, "float32")
+    return ops.ones_like(norm) if limit == 0 else limit / ops.maximum(norm, limit)

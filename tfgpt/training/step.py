@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -22,6 +23,7 @@ from tfgpt.data.batches import Batches
 from tfgpt.errors import UserError
 from tfgpt.model import GPT
 from tfgpt.model.randomness import fold, key_of
+from tfgpt.model.variables import own_copies
 from tfgpt.optimizers import schedules
 from tfgpt.training.distribution import Place
 from tfgpt.training.loss_scale import LossScale
@@ -123,7 +125,7 @@ class Step:
         norm = _global_norm(gradients) * share
         finite = tf.math.is_finite(norm) & tf.math.is_finite(total)
         rate = schedules.learning_rate(self.config, step)
-        factor = share if not self.config.clip else share * tf.minimum(1.0, self.config.clip / tf.maximum(norm, 1e-30))
+        factor = share * schedules.clip_factor(norm, self.config.clip)
         by_name = dict(zip(self.names, gradients, strict=True))
         for group, update in self._updates:
             slots = [{slot: tf.identity(v.value) for slot, v in self.slots[name].items()} for name in group]
@@ -215,16 +217,7 @@ class Step:
     def _make_slots(self, name: str) -> dict[str, keras.Variable]:
         shapes = self.optimizer.slots(name, self.gpt.form.weights[name])
         return {
-            slot: keras.Variable(
-                lambda shape, dtype=None: np.zeros(shape, np.float32),
-                shape=shape,
-                dtype="float32",
-                autocast=False,
-                trainable=False,
-                synchronization="on_read",
-                aggregation="only_first_replica",
-                name=f"{name}_{slot}".replace(".", "_"),
-            )
+            slot: own_copies(f"{name}/{slot}", shape, partial(np.zeros, shape, np.float32))
             for slot, shape in shapes.items()
         }
 
@@ -257,7 +250,7 @@ def trained_names(config: Config, names: Sequence[str]) -> list[str]:
 
 
 def _global_norm(gradients):
-    """Length of all gradients together; not finite if anything in them is not.
+    """Length of all gradients together; not finite if anything in them is not, or if it is beyond 1e19.
 
     Outside of XLA, whose CPU compiler would write all squares to memory first, as much as the gradients themselves.
     """
