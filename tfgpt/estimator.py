@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,13 @@ class Estimator:
         workers: Sequence[str] = (),
         worker: int = 0,
         allow_change: bool = False,
-        say=print,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.allow_change = allow_change
         # A TPU and a group of machines have to be set up before TensorFlow does anything else.
         self.place: Place = distribution.place(config, tpu=tpu, workers=workers, worker=worker)
-        self.say = say if self.place.chief else lambda text: None
+        # Flushed, so that a log file shows lines as they come.
+        self.say = (say or partial(print, flush=True)) if self.place.chief else lambda text: None
         distribution.check_batches(config, self.place)
         self.config = config.model_copy(update={"precision": self.place.precision})
         if not self.place.chief:
@@ -83,11 +85,13 @@ class Estimator:
     def evaluate(self) -> Evaluation:
         """Evaluate the newest checkpoint; nothing is trained and nothing is written."""
         if self.inputs.eval is None:
-            raise UserError("there is no text to evaluate on", where="$.eval_steps, $.datasets", fix=self._no_eval())
+            raise UserError(
+                "there is no text to evaluate on",
+                where="$.eval_steps, $.datasets",
+                fix="hold text out: eval_fraction above 0 (with text), or eval files in datasets",
+            )
         kept = Checkpoints(self.config.model_path, keep_last=self.config.keep_last)
-        state, _ = starting.begin(
-            self.config, self.step, self.inputs, kept=kept, allow_change=self.allow_change, say=self.say
-        )
+        state, _ = starting.begin(self.config, self.step, self.inputs, kept=kept, allow_change=self.allow_change)
         if not state.step and not self.config.init_from:
             raise UserError(
                 "there is no checkpoint to evaluate",
@@ -119,9 +123,7 @@ class Estimator:
             )
             if self.place.chief:
                 kept.clean()
-            state, notes = starting.begin(
-                config, self.step, self.inputs, kept=kept, allow_change=self.allow_change, say=self.say
-            )
+            state, notes = starting.begin(config, self.step, self.inputs, kept=kept, allow_change=self.allow_change)
             metrics = None
             if self.place.chief:
                 metrics = Metrics(
@@ -194,7 +196,6 @@ class Estimator:
             self.say(f"note: {note}")
         if state.step:
             self.say(f"going on from step {state.step:,} of {self.config.max_steps:,}")
-        self.say("compiling: once, and longer for larger models ...")
         if metrics is not None:
             metrics.write(
                 "resume" if state.step else "start",
@@ -213,6 +214,3 @@ class Estimator:
                 version=__version__,
                 notes=notes,
             )
-
-    def _no_eval(self) -> str:
-        return "hold text out: eval_fraction above 0 (with text), or eval files in datasets"

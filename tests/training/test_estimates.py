@@ -131,7 +131,7 @@ def test_data_is_foretold_without_being_made_and_then_known(texts, tmp_path, tok
     config = small.config(data_path=None, text=[str(texts)], tokenizer=tokenizer, n_vocab=None, eval_steps="all")
     before = outlook.look(config)
     assert before.pending_bytes and not before.exact and not (tmp_path / "cache").exists()
-    folder = outlook.encoded_folder(config)
+    folder = prepare.text_folder(config)
     assert folder == prepare.encode_text(config)  # the same name, or an encode would be foretold for ever
     after, real = outlook.look(config), open_inputs(config)
     assert (after.exact, after.pending_bytes) == (True, 0)

@@ -91,7 +91,7 @@ def train(machine, tmp_path):
         starting.from_nothing(config, step)
         with Metrics(str(tmp_path), tensorboard=False) as metrics:
             kept = Checkpoints(str(tmp_path), keep_last=5)
-            state, _ = starting.begin(config, step, own, kept=kept, say=lambda text: None)
+            state, _ = starting.begin(config, step, own, kept=kept)
             metrics.write("resume" if state.step else "start", state.step)
             loop = Loop(config, step, own, state, kept, metrics)
             if said is not None:

@@ -51,7 +51,10 @@ def test_a_signal_while_it_compiles_evaluates_and_saves(start, tmp_path):
         assert process.wait() == 143, (name, process.err)
         step = small.last(run).step
         assert lines(run, "stop")[-1]["step"] == step and all(report.good for report in verify(str(run))), name
-        assert step <= (1 if name == "compile" else 12) and list(small.losses(run)) == list(range(1, step + 1)), name
+        # The one that saves goes on training meanwhile, as fast as the machine lets it.
+        assert step <= {"compile": 1, "eval": 12, "save": 59}[name] and list(small.losses(run)) == list(
+            range(1, step + 1)
+        ), name
 
 
 def test_a_second_signal_ends_it_at_once(start, tmp_path):

@@ -72,15 +72,15 @@ def open_inputs(config: Config, *, n_vocab: int | None = None) -> Inputs:
     >>> ids, labels, _ = inputs.train.batch(0)            # doctest: +SKIP
     """
     parts = prepare.prepare(config)
-    ledgers = _ledgers(parts)
+    ledgers = ledgers_of(parts)
     notes: list[str] = []
-    tokenizer = _tokenizer(config, ledgers, notes)
-    n_vocab, eot = _vocabulary(config, tokenizer, n_vocab)
+    tokenizer = tokenizer_of(config, ledgers, notes)
+    n_vocab, eot = vocabulary_of(config, tokenizer, n_vocab)
     settings = {"n_ctx": config.n_ctx, "eot": eot, "document_mask": config.document_mask}
     drawn = {"noise": config.noise, "n_vocab": n_vocab, "seed": config.seed, "batch_size": config.train_batch_size}
     if ":" in config.input and not parts:
         return _from_function(config, tokenizer, n_vocab, eot, notes, settings, drawn)
-    promised = {path: shard for folder, known in ledgers.items() for path, shard in _listed(folder, known)}
+    promised = {path: shard for folder, known in ledgers.items() for path, shard in shards_of(folder, known)}
     opened = []
     for part in parts:
         stores = []
@@ -161,7 +161,7 @@ def _from_function(
     return Inputs(train, held, tokenizer, n_vocab, eot, f"function {config.input}", None, 0, notes)
 
 
-def _ledgers(parts: Sequence[Part]) -> dict[str, Ledger]:
+def ledgers_of(parts: Sequence[Part]) -> dict[str, Ledger]:
     """The ledgers that tell about these files, by folder: the data's own, or those that lie beside files of a mixture."""
     found = {part.folder: part.ledger for part in parts if part.ledger}
     for part in parts:
@@ -171,12 +171,13 @@ def _ledgers(parts: Sequence[Part]) -> dict[str, Ledger]:
         for folder in dict.fromkeys(path.rpartition("/")[0] for path in paths):
             if folder not in found and files.exists(files.join(folder, ledger.NAME)):
                 known = ledger.read(folder)
-                if any(path in paths for path, _ in _listed(folder, known)):
+                if any(path in paths for path, _ in shards_of(folder, known)):
                     found[folder] = known
     return found
 
 
-def _listed(folder: str, known: Ledger) -> list[tuple[str, Shard]]:
+def shards_of(folder: str, known: Ledger) -> list[tuple[str, Shard]]:
+    """Paths of all shards that a ledger tells of, and what it says of each."""
     return [
         (path, shard)
         for split, shards in known.splits.items()
@@ -184,7 +185,8 @@ def _listed(folder: str, known: Ledger) -> list[tuple[str, Shard]]:
     ]
 
 
-def _tokenizer(config: Config, ledgers: dict[str, Ledger], notes: list[str]) -> Tokenizer | None:
+def tokenizer_of(config: Config, ledgers: dict[str, Ledger], notes: list[str]) -> Tokenizer | None:
+    """The tokenizer that the data was encoded with, else the configuration's; None, and a note why, if there is none."""
     kinds = {known.tokenizer["fingerprint"]: folder for folder, known in ledgers.items()}
     if len(kinds) > 1:
         raise UserError(
@@ -209,7 +211,7 @@ def _tokenizer(config: Config, ledgers: dict[str, Ledger], notes: list[str]) -> 
         return None
 
 
-def _vocabulary(config: Config, tokenizer: Tokenizer | None, n_vocab: int | None) -> tuple[int, int]:
+def vocabulary_of(config: Config, tokenizer: Tokenizer | None, n_vocab: int | None) -> tuple[int, int]:
     """How many ids there are, and the one that stands between documents."""
     if n_vocab is None and "n_vocab" in config.model_fields_set:
         n_vocab = config.n_vocab

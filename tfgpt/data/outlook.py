@@ -5,8 +5,6 @@ Where a ledger tells, its numbers are taken. Otherwise a sample is read and the 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,6 @@ import numpy as np
 from tfgpt import files, tokenizers
 from tfgpt.config import Config
 from tfgpt.data import inputs, ledger, prepare, shard_reader, sources, texts
-from tfgpt.data.documents import Rules
 from tfgpt.data.prepare import Part
 from tfgpt.errors import Failure
 from tfgpt.tokenizers import Tokenizer
@@ -69,7 +66,7 @@ def look(config: Config) -> Outlook:
     512000
     """
     if config.text:
-        folder = encoded_folder(config)
+        folder = prepare.text_folder(config)
         if not files.exists(files.join(folder, ledger.NAME)):
             return _unencoded(config, folder)
         known = ledger.read(folder)
@@ -81,37 +78,17 @@ def look(config: Config) -> Outlook:
     return _from_records(config, parts)
 
 
-def encoded_folder(config: Config) -> str:
-    """Where `prepare` keeps the encoded `text`; reads the text to know its content, as `prepare` does."""
-    if config.data_path:
-        return config.data_path
-    rules = _rules(config)
-    settings = [rules.as_dict(), config.tokenizer, config.encoder_path, config.drop_duplicates]
-    found = sources.by_content(sources.find(config.text).sources)
-    marks = json.dumps([settings, sources.listing(found)]).encode()
-    return str(files.cache_folder() / "data" / hashlib.sha256(marks).hexdigest()[:16])
-
-
-def _rules(config: Config) -> Rules:
-    return Rules(
-        minimum_size=config.minimum_size,
-        fix_text=config.fix_text,
-        eval_fraction=config.eval_fraction,
-        key=config.text_key,
-    )
-
-
 def _unencoded(config: Config, folder: str) -> Outlook:
     """Text that training would encode first: a sample of it is, in memory, and the rest is a rule of three."""
     found = sources.find(config.text)
     size = round(sum(s.size * (UNPACKED if s.compression else 1.0) for s in found.sources))
-    sample = list(texts.texts_of(found.sources, _rules(config), limit=SAMPLE_BYTES))
+    sample = list(texts.texts_of(found.sources, prepare.text_rules(config), limit=SAMPLE_BYTES))
     if not sample:
         raise Failure("there is no text in these files", where=", ".join(config.text), fix="--set text=FOLDER")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a sample is too small for the whole vocabulary says nothing of the text
         tokenizer = tokenizers.from_name(config.tokenizer, encoder_path=config.encoder_path, texts=lambda: sample)
-    tokenizer, n_vocab, eot = tokenizer, *inputs._vocabulary(config, tokenizer, None)
+    n_vocab, eot = inputs.vocabulary_of(config, tokenizer, None)
     if config.tokenizer.startswith("bpe:") and config.n_vocab is None and size > SAMPLE_BYTES:
         n_vocab = max(n_vocab, int(config.tokenizer[4:]))  # all the text will fill what a sample may not
     ids, lengths = tokenizer.encode_batch(sample)
@@ -135,11 +112,11 @@ def _unencoded(config: Config, folder: str) -> Outlook:
 
 def _from_records(config: Config, parts: Sequence[Part]) -> Outlook:
     notes: list[str] = []
-    ledgers = inputs._ledgers(parts)
-    tokenizer = inputs._tokenizer(config, ledgers, notes)
-    n_vocab, eot = inputs._vocabulary(config, tokenizer, None)
+    ledgers = inputs.ledgers_of(parts)
+    tokenizer = inputs.tokenizer_of(config, ledgers, notes)
+    n_vocab, eot = inputs.vocabulary_of(config, tokenizer, None)
     sample = _decoded(parts[0].train[0], tokenizer) if tokenizer and parts[0].train else []
-    promised = {path: shard for folder, known in ledgers.items() for path, shard in inputs._listed(folder, known)}
+    promised = {path: shard for folder, known in ledgers.items() for path, shard in inputs.shards_of(folder, known)}
     count = partial(_count, promised=promised, notes=notes)
     train, exact = count([path for part in parts for path in part.train])
     held, also_exact = count([path for part in parts for path in part.eval])
@@ -175,8 +152,8 @@ def _decoded(path: str, tokenizer: Tokenizer) -> list[str]:
 def _from_function(config: Config) -> Outlook:
     function = prepare.input_function(config.input)
     notes: list[str] = []
-    tokenizer = inputs._tokenizer(config, {}, notes)
-    n_vocab, eot = inputs._vocabulary(config, tokenizer, None)
+    tokenizer = inputs.tokenizer_of(config, {}, notes)
+    n_vocab, eot = inputs.vocabulary_of(config, tokenizer, None)
     what = f"the function {function.__module__}:{function.__name__}, whose data nobody can count"
     return Outlook(what, n_vocab=n_vocab, eot=eot, tokenizer=tokenizer, exact=False, notes=notes)
 

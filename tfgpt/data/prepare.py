@@ -73,23 +73,11 @@ def prepare(config: Config) -> list[Part]:
 
 def encode_text(config: Config) -> str:
     """The folder of `text`, encoded: `data_path`, or one in the cache whose name follows from content and settings."""
-    found = sources.by_content(sources.find(config.text).sources)
-    rules = Rules(
-        minimum_size=config.minimum_size,
-        fix_text=config.fix_text,
-        eval_fraction=config.eval_fraction,
-        key=config.text_key,
-    )
-    if config.data_path:
-        folder = config.data_path
-    else:
-        settings = [rules.as_dict(), config.tokenizer, config.encoder_path, config.drop_duplicates]
-        marks = json.dumps([settings, sources.listing(found)]).encode()
-        folder = str(files.cache_folder() / "data" / hashlib.sha256(marks).hexdigest()[:16])
+    folder = text_folder(config)
     job = Job(
         config.text,
         folder,
-        rules,
+        text_rules(config),
         tokenizer=config.tokenizer,
         encoder_path=config.encoder_path,
         drop_duplicates=config.drop_duplicates,
@@ -103,6 +91,25 @@ def encode_text(config: Config) -> str:
         fix = f"delete {folder} to encode the text anew, or name another folder as data_path"
         raise type(error)(error.what, where=error.where, fix=fix) from None
     return folder
+
+
+def text_folder(config: Config) -> str:
+    """Where `text` is kept when it is encoded; its content is read for that, as the folder's name follows from it."""
+    if config.data_path:
+        return config.data_path
+    settings = [text_rules(config).as_dict(), config.tokenizer, config.encoder_path, config.drop_duplicates]
+    marks = json.dumps([settings, sources.listing(sources.by_content(sources.find(config.text).sources))])
+    return str(files.cache_folder() / "data" / hashlib.sha256(marks.encode()).hexdigest()[:16])
+
+
+def text_rules(config: Config) -> Rules:
+    """How the configuration wants its `text` to become documents."""
+    return Rules(
+        minimum_size=config.minimum_size,
+        fix_text=config.fix_text,
+        eval_fraction=config.eval_fraction,
+        key=config.text_key,
+    )
 
 
 def input_function(name: str) -> Callable[..., object]:

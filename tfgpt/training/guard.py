@@ -7,7 +7,7 @@ it stops, because a run that leaps twice has a cause that somebody should look a
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tfgpt.errors import Failure
 
@@ -59,7 +59,3 @@ class Guard:
 
     def _limit(self) -> float:
         return self.mean + max(LEAP * math.sqrt(max(self.square, 0.0)), LEAST_LEAP)
-
-    def state(self) -> dict[str, float]:
-        """For a checkpoint."""
-        return asdict(self)

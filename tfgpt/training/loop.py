@@ -61,6 +61,8 @@ class Loop:
         self.begun_at = self.state.step
         config, state = self.config, self.state
         rows = self.step.place.rows(config.train_batch_size)
+        if state.step < until:
+            self.say("compiling: once, and longer for larger models ...")
         with Feed(self.inputs.train, rows) as feed, Progress("train", total=until, unit="", initial=state.step) as bar:
             self.bar = bar
             while state.step < until:
@@ -88,7 +90,7 @@ class Loop:
     def say(self, text: str) -> None:
         """Print a line; in processes that do not write, nothing."""
         if self.step.place.chief:
-            (self.bar.say if self.bar else print)(text)
+            self.bar.say(text) if self.bar else print(text, flush=True)
 
     def told(self, event: dict[str, Any]) -> None:
         """What the checkpoints have to say, to the person and into the metrics."""
@@ -186,7 +188,8 @@ class Loop:
                 self.state.step,
                 snapshot.weights_of(self.step),
                 snapshot.optimizer_of(self.step),
-                self.state.as_dict(),
+                # A configuration may leave the size of the vocabulary open; whoever reads a checkpoint must know it.
+                {**self.state.as_dict(), "n_vocab": self.step.gpt.form.n_vocab},
                 self.config.model_dump(mode="json"),
                 self.tokenizer_files,
                 wait=wait,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from tfgpt.config import Config
@@ -23,7 +21,6 @@ def begin(
     *,
     kept: Checkpoints,
     allow_change: bool = False,
-    say: Callable[[str], None] = print,
 ) -> tuple[RunState, list[str]]:
     """Put the weights in place; returns the run's state and what should be noted of it."""
     found = kept.latest()
@@ -69,7 +66,7 @@ def load_weights(step: Step, source: Checkpoint) -> list[str]:
     """Start from the weights of another run; positions are cut or extended to this run's n_ctx, which is said."""
     form, notes = step.gpt.form, [f"weights from {source.path}"]
     arrays = dict(source.weights)
-    arrays["wte.weight"] = _with_rows(arrays.get("wte.weight"), form.n_vocab, form.rows, name="wte.weight")
+    arrays["wte.weight"] = _with_rows(arrays.get("wte.weight"), form.n_vocab, form.rows)
     there = arrays["wpe.weight"].shape[0]
     if there > form.n_ctx:
         arrays["wpe.weight"] = arrays["wpe.weight"][: form.n_ctx]
@@ -95,7 +92,7 @@ def load_weights(step: Step, source: Checkpoint) -> list[str]:
     return notes
 
 
-def _with_rows(table: np.ndarray | None, n_vocab: int, rows: int, *, name: str) -> np.ndarray:
+def _with_rows(table: np.ndarray | None, n_vocab: int, rows: int) -> np.ndarray:
     if table is None or table.shape[0] < n_vocab:
         raise UserError(
             f"the model to start from knows {0 if table is None else table.shape[0]} ids, this run has {n_vocab}",
