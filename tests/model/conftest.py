@@ -48,16 +48,18 @@ def weights_of(gpt):
     return {name: np.array(variable) for name, variable in gpt.table.items()}
 
 
-def loss_and_gradients(gpt, ids, labels, segments=None, *, key=None, jit=None, training=True):
+def loss_of(gpt, ids, labels, segments=None, *, key=None):
+    """The summed loss as an evaluation computes it."""
+    return float(gpt.parts().loss(gpt.values(), ids, labels, segments=segments, key=key))
+
+
+def loss_and_gradients(gpt, ids, labels, segments=None, *, key=None, jit=None, scale=1.0, names=None):
     """The summed loss and its gradients by name; `jit` None is eager, else a compiled graph with or without XLA."""
     import tensorflow as tf
 
     def run(ids, labels, segments):
-        weights = gpt.values()
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(weights)
-            loss = gpt.summed_loss(weights, ids, labels, segments=segments, key=key, training=training)
-        return loss, tape.gradient(loss, weights)
+        how = {"segments": segments, "key": key, "scale": scale, "names": names or list(gpt.table)}
+        return gpt.parts().gradients(gpt.values(), ids, labels, **how)
 
     run = run if jit is None else tf.function(run, jit_compile=jit)
     loss, gradients = run(*(None if x is None else tf.constant(x) for x in (ids, labels, segments)))

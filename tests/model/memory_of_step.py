@@ -11,13 +11,21 @@ from tests.model.conftest import configured
 from tfgpt.benchmarks.training_work import peak_bytes
 
 
-def whole_matrix(q, k, v, *, segments=None, rate=0.0, key=None):
-    """Attention as textbooks write it: every score of every head at once."""
+def whole_matrix(q, k, v, **how):
+    """Attention as textbooks write it: every score of every head at once, kept for the backward pass."""
     from keras import ops
 
     scores = ops.matmul(q, ops.swapaxes(k, -1, -2)) / q.shape[-1] ** 0.5
     seen = ops.tril(ops.ones((q.shape[2], q.shape[2]), "bool"))
-    return ops.matmul(ops.softmax(ops.where(seen, scores, -1e30)), v)
+    p = ops.softmax(ops.where(seen, scores, -1e30))
+    return ops.matmul(p, v), p
+
+
+def whole_gradient(q, k, v, dout, p, delta, **how):
+    from keras import ops
+
+    ds = p * (ops.matmul(dout, ops.swapaxes(v, -1, -2)) - delta) / q.shape[-1] ** 0.5
+    return ops.matmul(ds, k), ops.matmul(ops.swapaxes(ds, -1, -2), q), ops.matmul(ops.swapaxes(p, -1, -2), dout)
 
 
 def main() -> None:
@@ -25,12 +33,12 @@ def main() -> None:
     dense = keys.pop("dense", False)
     import tensorflow as tf
 
-    from tfgpt.model import GPT, gpt
+    from tfgpt.model import GPT, attention
     from tfgpt.training import distribution
     from tfgpt.training.step import Step
 
     if dense:
-        gpt.causal = whole_matrix
+        attention.forward, attention.backward = whole_matrix, whole_gradient
     # A first small step takes what the libraries themselves hold; the second model's comes on top of it.
     for length in (128, keys.pop("n_ctx")):
         started = peak_bytes()

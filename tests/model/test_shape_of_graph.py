@@ -26,16 +26,7 @@ def sizes(function, *shapes):
 
 
 def gradient_of(gpt, key=None):
-    import tensorflow as tf
-
-    def run(ids, labels):
-        weights = gpt.values()
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            total = gpt.summed_loss(weights, ids, labels, key=key, training=True)
-        return tape.gradient(total, weights)
-
-    return run
+    return lambda ids, labels: gpt.parts().gradients(gpt.values(), ids, labels, names=list(gpt.table), key=key)[1]
 
 
 @pytest.mark.parametrize("recompute", ["none", "block"])
@@ -67,28 +58,19 @@ def test_no_matrix_of_all_logits(monkeypatch):
     assert parts and all(np.prod(shape) <= 1024 * 1024 for shape in parts)
 
 
-def test_an_evaluation_computes_no_gradient(monkeypatch):
-    """Of what the loss depends on, one product a part of the tokens has the vocabulary in it: that of the logits."""
+def test_an_evaluation_multiplies_with_the_vocabulary_once(monkeypatch):
+    """One product a part of the tokens, that of the logits; with gradients there are three."""
     import tensorflow as tf
 
     monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 1024 * 1024)
     gpt = made(n_ctx=512, n_vocab=8192, n_embd=8, n_head=1, n_layer=1)
 
-    def products(training):
-        def run(ids, labels):
-            return gpt.summed_loss(gpt.values(), ids, labels, training=training)
-
+    def products(run):
         spec = tf.TensorSpec((1, 512), tf.int32)
-        graph = tf.function(run).get_concrete_function(spec, spec).graph
-        reached, waiting = set(), [graph.outputs[0].op]
-        while waiting:
-            operation = waiting.pop()
-            if operation not in reached:
-                reached.add(operation)
-                waiting += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
-        shapes = [[*op.inputs[0].shape, *op.inputs[1].shape] for op in reached if "MatMul" in op.type]
+        operations = tf.function(run).get_concrete_function(spec, spec).graph.get_operations()
+        shapes = [[*op.inputs[0].shape, *op.inputs[1].shape] for op in operations if "MatMul" in op.type]
         return sum(8192 in shape for shape in shapes)
 
     parts = 512 // loss.chunk_size(512, 8192)
-    assert parts == 4 and products(training=False) == parts
-    assert products(training=True) == 2 * parts - 1, "each part waits for the table's gradient of the one before"
+    assert parts == 4 and products(lambda *given: gpt.parts().loss(gpt.values(), *given)) == parts
+    assert products(gradient_of(gpt)) == 3 * parts

@@ -43,8 +43,8 @@ def beginning(config):
 def one_step(config, weights, slots, step, grads):
     """New weights, new slots, and the norm of the gradients."""
     optimizer, lr = optimizers.build(config), optimizers.learning_rate(config, step)
-    norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in grads.values()))
+    norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(gradient, "float32"))) for gradient in grads.values()))
     factor = optimizers.clip_factor(norm, config.clip)
-    grads = {name: gradient * factor for name, gradient in grads.items()}
+    grads = {name: ops.cast(gradient, "float32") * factor for name, gradient in grads.items()}
     new = {name: optimizer.update(name, weights[name], grads[name], slots[name], lr=lr, step=step) for name in weights}
     return {name: weight for name, (weight, _) in new.items()}, {name: slot for name, (_, slot) in new.items()}, norm

@@ -131,16 +131,24 @@ def bit_equal(one, other) -> None:
 POISON = 251  # an id that no batch and no text has, until a test puts it there
 
 
-def poison(gpt, *, factor: float = float("nan")) -> None:
-    """From now on the loss of any part of a batch that holds the id POISON is multiplied by `factor`."""
+def poison(step, *, factor: float = float("nan")) -> None:
+    """From now on the loss of any part of a batch that holds the id POISON is multiplied by `factor`, and so are gradients."""
     import tensorflow as tf
 
-    true = gpt.summed_loss
+    multiply_losses(step, lambda ids: tf.where(tf.reduce_any(ids == POISON), factor, 1.0))
 
-    def summed_loss(weights, ids, labels, **keys):
-        return true(weights, ids, labels, **keys) * tf.where(tf.reduce_any(ids == POISON), factor, 1.0)
 
-    gpt.summed_loss = summed_loss
+def multiply_losses(step, factor) -> None:
+    """From now on losses and gradients are those of the loss times `factor(ids)`."""
+    loss, gradients = step.parts.loss, step.parts.gradients
+
+    def odd_gradients(weights, ids, labels, *, scale, **keys):
+        by = factor(ids)
+        total, found = gradients(weights, ids, labels, scale=scale, **keys)
+        return total * by, {name: gradient * by for name, gradient in found.items()}
+
+    step.parts.loss = lambda weights, ids, labels, **keys: loss(weights, ids, labels, **keys) * factor(ids)
+    step.parts.gradients = odd_gradients
 
 
 class Odd:

@@ -59,7 +59,7 @@ def test_weights_and_optimizer_are_those_of_the_real_variables(opt_name):
 
 
 def test_replicas_micro_batches_and_recomputation_have_less_to_keep():
-    config = Config(**ROOMY, n_vocab=512, n_embd=128, n_layer=8, n_ctx=256, train_batch_size=32)
+    config = Config(**ROOMY, n_vocab=512, n_embd=128, n_layer=32, n_ctx=256, train_batch_size=32)
     whole = estimate(config).activations
     assert estimate(config.model_copy(update={"recompute": "block"})).activations < whole / 3
     assert estimate(config.model_copy(update={"accumulate": 4})).activations < whole / 3

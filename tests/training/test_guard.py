@@ -55,13 +55,8 @@ def machine(data):
     """One step, whose losses can be poisoned by data, for all runs of this file."""
     config = small.config(data_path=str(data))
     step = small.step_of(config, small.place(tf.distribute.get_strategy()))
-    small.poison(step.gpt)
-    true = step.gpt.summed_loss
-
-    def summed_loss(weights, ids, labels, **keys):
-        return true(weights, ids, labels, **keys) * tf.where(tf.reduce_any(ids == small.POISON + 1), 10.0, 1.0)
-
-    step.gpt.summed_loss = summed_loss
+    small.poison(step)
+    small.multiply_losses(step, lambda ids: tf.where(tf.reduce_any(ids == small.POISON + 1), 10.0, 1.0))
     return step, open_inputs(config)
 
 

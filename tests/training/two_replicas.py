@@ -51,7 +51,7 @@ def masks(strategy) -> dict[str, np.ndarray]:
             scale, number = tf.constant(1.0), tf.constant(0)
             parts = [tf.constant(0), tf.cast(context.replica_id_in_sync_group, tf.int32)]
             return [
-                step._compute_gradients(
+                step._gradients(
                     step.gpt.values(), tf.constant(rows), tf.constant(wanted), None, scale, number, part, number
                 )[0]
                 for part in parts
@@ -75,7 +75,7 @@ def copies_and_evaluation(strategy) -> dict[str, np.ndarray]:
 def poisoned(strategy) -> dict[str, np.ndarray]:
     """A NaN in the loss of the second replica alone, in the second of three updates."""
     step = small.step_of(small.config(), small.place(strategy))
-    small.poison(step.gpt)
+    small.poison(step)
     ids, labels = small.batches(3)
     ids[1, 7, 3] = small.POISON
     before = step.train(ids[:1], labels[:1], None, first=0)
@@ -98,7 +98,7 @@ def poisoned(strategy) -> dict[str, np.ndarray]:
 def overflow(strategy) -> dict[str, np.ndarray]:
     """float16: a gradient that overflows on the second replica alone."""
     step = small.step_of(small.config(precision="float16"), small.place(strategy, precision="float16"))
-    small.poison(step.gpt, factor=1e30)
+    small.poison(step, factor=float("inf"))
     ids, labels = small.batches(3)
     ids[1, 7, 3] = small.POISON
     weight = step.gpt.table["h.0.mlp.c_fc.weight"]

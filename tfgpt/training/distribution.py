@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 from tfgpt.config import Config
 from tfgpt.errors import Failure, UserError
 from tfgpt.files import is_remote
-from tfgpt.machine import cores
+from tfgpt.machine import cores, one_heap
 
 TPU_SECONDS = 20.0  # for a TPU, or the service that knows its address, to answer
 
@@ -60,6 +61,7 @@ def place(config: Config, *, tpu: str | None = None, workers: Sequence[str] = ()
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
         device = f"{strategy.num_replicas_in_sync} replicas ({kind}) in {processes} processes"
     else:
+        _one_after_the_other()
         gpus = tf.config.list_logical_devices("GPU")
         kind = "GPU" if gpus else "CPU"
         devices = gpus or tf.config.list_logical_devices("CPU")
@@ -73,6 +75,20 @@ def place(config: Config, *, tpu: str | None = None, workers: Sequence[str] = ()
     precision, why = choose_precision(config, kind)
     xla, because = choose_xla(config, kind, precision)
     return Place(strategy, kind, device, xla, precision, f"{why}; {because}", process, processes)
+
+
+def _one_after_the_other() -> None:
+    """On one CPU, let one operation end, and give its memory back, before the next one asks for some.
+
+    The cores all work inside of each operation. Several at a time gain nothing, and what they hold together is more.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return
+    cpus = tf.config.list_physical_devices("CPU")
+    if sum(len(tf.config.get_logical_device_configuration(cpu) or [cpu]) for cpu in cpus) == 1:
+        one_heap()
+        with suppress(RuntimeError):  # TensorFlow has begun, and is as it is
+            tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def choose_precision(config: Config, kind: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from tfgpt import files, optimizers
 from tfgpt.config import Config
 from tfgpt.data.outlook import size_words
-from tfgpt.model.attention import QUERIES
+from tfgpt.model.attention import GROUP, QUERIES
 from tfgpt.model.loss import chunk_size
 from tfgpt.model.shape import Shape
 from tfgpt.training import probe
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 
 MB = 1 << 20
 RUNTIME = 620 * MB  # TensorFlow and Keras imported, where the process cannot be asked
-COMPILED = 250 * MB  # what TensorFlow and XLA add with their first compiled step, whatever its size
-COMPILED_BLOCK = 35 * MB  # and for each block: its instructions, the compiler's notes on them and their machine code
-COMPILED_SPAN = 5 * MB  # and for each span of queries in it (attention.QUERIES), which is compiled by itself
-COMPILED_AGAIN = 28 * MB  # and for each block whose forward pass is compiled a second time, where it is recomputed
-KEPT = 22  # arrays of [tokens, n_embd] that XLA keeps of a block for its backward pass: 3 of q, k, v, 12 of the MLP, 7 around
+COMPILED = 120 * MB  # what TensorFlow and XLA add with their first compiled step, whatever its size
+COMPILED_BLOCK = 15 * MB  # and for each block; alike ones are compiled once, but each is called, with its own tensors
+COMPILED_SPAN = 15 * MB  # and for each span of queries (attention.QUERIES), which is compiled by itself
+KEPT = 10  # arrays of [tokens, n_embd] that a block leaves to its backward pass (tfgpt.model.block)
+WITHIN = 20  # such arrays that exist inside the backward pass of a block, beside what was kept
+SCORES = 3  # of one block of queries: scores, their softmax, and its gradient
 LOGITS = 3  # of a part of the tokens live at one time: logits, their softmax, and its gradient
+HOLES = 0.2  # what TensorFlow's pool takes beyond what is used of it at one time
 GPU_RUNTIME = 600 * MB  # the CUDA context, the libraries' kernels and work space
 
 
@@ -44,8 +47,7 @@ class Memory:
     weights      float32 masters (and their copies in the type that products are computed in)
     gradients    of all trained weights, and their sums over micro-batches
     optimizer    what it remembers about the weights
-    activations  what the forward pass leaves to the backward pass, and the loss over the vocabulary
-    update       new values beside the old ones
+    activations  what the forward pass leaves to the backward pass, the work of one block, the loss over the vocabulary
     data         batches that wait
     runtime      TensorFlow itself, and the compiled step
     """
@@ -54,7 +56,6 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
-    update: int
     data: int
     runtime: int
 
@@ -79,8 +80,7 @@ def memory(
 ) -> Memory:
     """The height of memory on each of `replicas` devices; on a CPU, whose replicas share one memory, of all together.
 
-    It counts what TensorFlow's pool holds, as the pool gives nothing back to the system. Without `xla`, more is kept of the
-    model and less of the compiler; the same figure stands for both.
+    It counts what TensorFlow's pool holds, as the pool gives nothing back to the system. Updates are made in place.
     `runtime` is what the process holds before the model exists, in bytes, where it was measured.
 
     >>> from tfgpt import config
@@ -99,15 +99,12 @@ def memory(
     width = 4 if precision == "float32" else 2
     windows = max(1, config.train_batch_size // (replicas * config.accumulate))
     sums = 4 * trained if config.accumulate > 1 else 0
-    activations = _activations(config, shape, windows=windows, width=width, gradients=4 * trained)
-    # New weights and slots move into the room in the pool that the activations have left, and stay there as variables. The
-    # next step's activations, which want one piece, then need another: the pool ends up with both, though never in use at once.
-    new = 4 * (trained + slots)
+    activations = _activations(config, shape, names, windows=windows, width=width)
     stretch = 2 * 2 * 4 * config.train_batch_size * config.n_ctx * min(config.iterations, 8)
     copies = replicas if kind == "CPU" else 1
     if kind == "CPU":
-        base = (runtime or RUNTIME) + COMPILED + sum(_code(shape, kind) for kind in shape.attention)
-        base += COMPILED_AGAIN * shape.n_layer if config.recompute != "none" else 0
+        spans = math.ceil(shape.n_ctx / QUERIES) if "global" in shape.attention else 1
+        base = (runtime or RUNTIME) + COMPILED + COMPILED_BLOCK * shape.n_layer + COMPILED_SPAN * (spans - 1)
     else:
         base = GPU_RUNTIME
     return Memory(
@@ -115,46 +112,43 @@ def memory(
         gradients=copies * (4 * trained + sums),
         optimizer=copies * 4 * slots,
         activations=copies * activations,
-        update=copies * new,
         data=stretch,
         runtime=base,
     )
 
 
-def _activations(config: Config, shape: Shape, *, windows: int, width: int, gradients: int) -> int:
-    """Bytes of one micro-batch of `windows` windows beyond the `gradients`; `width` is that of a number, in bytes."""
+def _activations(config: Config, shape: Shape, names: Collection[str], *, windows: int, width: int) -> int:
+    """Bytes of one micro-batch of `windows` windows beyond all gradients; `width` is that of a number, in bytes."""
     tokens = windows * shape.n_ctx
     row = tokens * shape.n_embd * width
-    blocks = [KEPT * row + _probabilities(shape, kind, windows) for kind in shape.attention]
     if config.recompute == "none":
-        kept = sum(blocks)
+        kept = KEPT * row * shape.n_layer
     else:
         # Only what goes into each group of blocks is kept, and one group at a time has all of its own.
         size = config.recompute if isinstance(config.recompute, int) else 1
-        groups = [sum(blocks[i : i + size]) for i in range(0, len(blocks), size)]
-        kept = row * len(groups) + max(groups)
-    # The loss comes before any block's gradient, and XLA lets it use the room that waits for these.
-    return kept + max(0, _vocabulary(shape, tokens) - gradients)
+        kept = row * math.ceil(shape.n_layer / size) + KEPT * row * min(size, shape.n_layer)
+    gradients = {name: 4 * math.prod(shape.weights[name]) for name in names}
+    table = gradients.get("wte.weight", 0)
+    within = WITHIN * row + SCORES * max(_scores(shape, kind, windows) for kind in set(shape.attention))
+    # The loss comes before any block's gradient; these come one by one, as what was kept goes.
+    begun = kept + table + max(_vocabulary(shape, tokens), within + sum(gradients.values()) // shape.n_layer)
+    ended = sum(gradients.values()) + within
+    highest = max(begun, ended)
+    return round(highest * (1 + HOLES)) - sum(gradients.values())
 
 
-def _probabilities(shape: Shape, kind: str, windows: int) -> int:
-    """Attention weights of a block, float32: the backward pass computes them again, but XLA does that long before its turn."""
-    if kind == "local":
-        return 4 * windows * shape.n_head * shape.n_ctx * min(shape.block, shape.n_ctx)
-    # Spans of queries see the keys up to their own end: half of the square and a little more.
-    spans = math.ceil(shape.n_ctx / QUERIES)
-    return round(4 * windows * shape.n_head * shape.n_ctx**2 * (1 + 1 / spans) / 2)
-
-
-def _code(shape: Shape, kind: str) -> int:
-    """What the compiler leaves behind for a block."""
-    spans = math.ceil(shape.n_ctx / QUERIES) if kind == "global" else 1
-    return COMPILED_BLOCK + COMPILED_SPAN * (spans - 1)
+def _scores(shape: Shape, kind: str, windows: int) -> int:
+    """Attention weights that exist at one time, float32: of a block of queries, or of a group of spans."""
+    if kind == "global":
+        return 4 * windows * shape.n_head * min(shape.n_ctx, QUERIES) * shape.n_ctx
+    spans = math.ceil(shape.n_ctx / shape.block)
+    return 4 * windows * shape.n_head * min(spans, max(1, GROUP // shape.block**2)) * shape.block**2
 
 
 def _vocabulary(shape: Shape, tokens: int) -> int:
-    """The loss: logits of some tokens at a time, and what they add to the table's gradient."""
-    return 4 * shape.rows * (LOGITS * chunk_size(tokens, shape.rows) + shape.n_embd)
+    """The loss beside the table's gradient: logits of some tokens at a time, and what they add to that gradient."""
+    chunk = chunk_size(tokens, shape.rows)
+    return 4 * shape.rows * (LOGITS * chunk if chunk == tokens else max(LOGITS * chunk, shape.n_embd + chunk))
 
 
 @dataclass(frozen=True)

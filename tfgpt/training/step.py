@@ -8,6 +8,7 @@ tensors, without variables and without communication, which XLA and tf.distribut
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -21,14 +22,13 @@ from tfgpt import optimizers
 from tfgpt.config import Config
 from tfgpt.data.batches import Batches
 from tfgpt.errors import UserError
+from tfgpt.machine import give_memory_back
 from tfgpt.model import GPT
 from tfgpt.model.randomness import fold, key_of
 from tfgpt.model.variables import own_copies
 from tfgpt.optimizers import schedules
 from tfgpt.training.distribution import Place
 from tfgpt.training.loss_scale import LossScale
-
-GROUP_BYTES = 64 << 20  # weights updated in one compiled call: new values exist beside the old ones only for so many
 
 
 class Outcome(NamedTuple):
@@ -53,15 +53,17 @@ class Step:
         self.config, self.gpt, self.place = config, gpt, place
         self.optimizer = optimizers.build(config)
         self.names = trained_names(config, list(gpt.table))
+        self._drops_out = bool(config.embed_dropout or config.attn_dropout or config.res_dropout)
         with place.strategy.scope():
             self.slots = {name: self._make_slots(name) for name in self.names}
             tokens = config.train_batch_size * config.n_ctx // (place.replicas * config.accumulate)
             self.scale = LossScale(tokens) if place.precision == "float16" else None
         self._train: Callable[..., Any] | None = None
+        self._ran = False
         self._evaluate: Callable[..., Any] | None = None
-        self._gradients = self._compiled(self._compute_gradients)
-        self._forward = self._compiled(self._compute_loss)
-        self._updates = [(group, self._compiled(self._updater(group))) for group in self._groups()]
+        in_place = {"add_rows": _add_rows} if place.kind == "CPU" else {}
+        self.parts = gpt.parts(compiled=self._compiled, **in_place)
+        self._updates = self._make_updates()
 
     def train(self, ids: np.ndarray, labels: np.ndarray, segments: np.ndarray | None, *, first: int) -> Outcome:
         """Make one update for each leading entry of the arrays [K, B, T]; `first` is the number of updates made before."""
@@ -70,8 +72,12 @@ class Step:
             self._train = tf.function(self._steps, autograph=False)
             # Traced once, for calls of any number of steps.
             self._train.get_concrete_function(*map(_any_count, arrays), tf.TensorSpec([], tf.int32))
-        found = self._train(*arrays, tf.constant(first, tf.int32))
-        return Outcome(*(x.numpy() for x in found))
+            give_memory_back()  # what first values and tracing have left behind
+        found = Outcome(*(x.numpy() for x in self._train(*arrays, tf.constant(first, tf.int32))))
+        if not self._ran:
+            self._ran = True
+            give_memory_back()  # what the compiler has left behind
+        return found
 
     def evaluate(self, batches: Batches, number: int) -> tuple[float, int]:
         """Sum of the losses and number of tokens of an evaluation batch; rows are added where replicas need equal parts."""
@@ -127,14 +133,16 @@ class Step:
         rate = schedules.learning_rate(self.config, step)
         factor = share * schedules.clip_factor(norm, self.config.clip)
         by_name = dict(zip(self.names, gradients, strict=True))
-        for group, update in self._updates:
-            slots = [{slot: tf.identity(v.value) for slot, v in self.slots[name].items()} for name in group]
-            old = [weights[name] for name in group]
-            new, new_slots = update(old, [by_name[name] for name in group], slots, factor, finite, rate, step)
-            for name, weight, found in zip(group, new, new_slots, strict=True):
-                self.gpt.table[name].value.assign(weight)
-                for slot, value in found.items():
-                    self.slots[name][slot].value.assign(value)
+
+        def change():
+            for group, update in self._updates:
+                places = [_handle(self.gpt.table[name]) for name in group]
+                slots = [{slot: _handle(variable) for slot, variable in self.slots[name].items()} for name in group]
+                update(places, [by_name[name] for name in group], slots, factor, rate, step)
+            return tf.constant(True)
+
+        # Nothing gets through from gradients that are not finite. All replicas know the same norm, and go the same way.
+        tf.cond(finite, change, lambda: tf.constant(False))
         if self.scale:
             self.scale.update(finite)
         loss = total / (tf.cast(tf.maximum(tokens, 1), tf.float32) * scale)
@@ -158,30 +166,31 @@ class Step:
         _, total, sums = tf.while_loop(lambda part, *_: part < parts, one, nothing, parallel_iterations=1)
         return total, sums
 
-    def _compute_gradients(self, weights, ids, labels, segments, scale, step, replica, part):
-        key = fold(key_of(self.config.seed), step, replica, part)
-        trained = [weights[name] for name in self.names]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(trained)
-            loss = self.gpt.summed_loss(weights, ids, labels, segments=segments, key=key, training=True) * scale
-        return loss, tape.gradient(loss, trained, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    def _gradients(self, weights, ids, labels, segments, scale, step, replica, part):
+        key = fold(key_of(self.config.seed), step, replica, part) if self._drops_out else None
+        loss, found = self.parts.gradients(
+            weights, ids, labels, names=self.names, segments=segments, key=key, scale=scale
+        )
+        return loss, [found[name] for name in self.names]
 
     def _updater(self, group: Sequence[str]) -> Callable[..., Any]:
-        def update(weights, gradients, slots, factor, finite, rate, step):
-            new, new_slots = [], []
-            for name, weight, gradient, old in zip(group, weights, gradients, slots, strict=True):
-                found, changed = self.optimizer.update(name, weight, gradient * factor, old, lr=rate, step=step)
-                # A `where` instead of a branch: nothing that a strategy dislikes, and nothing non-finite gets through.
-                new.append(tf.where(finite, found, weight))
-                new_slots.append({slot: tf.where(finite, value, old[slot]) for slot, value in changed.items()})
-            return new, new_slots
+        # Variables are read and written inside of the compiled function, which then works in their own memory. Values
+        # that came out of it would lie in what the gradients' work needs again, and leave holes where they were.
+        def update(places, gradients, slots, factor, rate, step):
+            for name, place, gradient, places_of in zip(group, places, gradients, slots, strict=True):
+                weight, old = _read(place), {slot: _read(handle) for slot, handle in places_of.items()}
+                new, changed = self.optimizer.update(name, weight, gradient * factor, old, lr=rate, step=step)
+                _write(place, new)
+                for slot, value in changed.items():
+                    _write(places_of[slot], value)
 
         return update
 
     def _measure(self, ids, labels, segments):
         def replica(ids, labels, segments):
             weights = self.gpt.values()
-            total = self._forward(weights, ids[0], labels[0], None if segments is None else segments[0])
+            own = None if segments is None else segments[0]
+            total = self.parts.loss(weights, ids[0], labels[0], segments=own)
             count = tf.reduce_sum(tf.cast(labels >= 0, tf.int32))
             context, add = tf.distribute.get_replica_context(), tf.distribute.ReduceOp.SUM
             return [context.all_reduce(add, total), context.all_reduce(add, count)]
@@ -189,9 +198,6 @@ class Step:
         strategy = self.place.strategy
         found = strategy.run(replica, args=(ids, labels, segments))
         return [strategy.experimental_local_results(x)[0] for x in found]
-
-    def _compute_loss(self, weights, ids, labels, segments):
-        return self.gpt.summed_loss(weights, ids, labels, segments=segments)
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # Without AutoGraph, which would rewrite every function on the way, and find nothing to do.
@@ -221,17 +227,19 @@ class Step:
             for slot, shape in shapes.items()
         }
 
-    def _groups(self) -> list[list[str]]:
-        groups: list[list[str]] = [[]]
-        held = 0
+    def _make_updates(self) -> list[tuple[list[str], Callable[..., Any]]]:
+        """Names of weights that are updated together, and how: a block at a time, all alike ones by one program."""
+        groups: dict[str, list[str]] = {}
         for name in self.names:
-            size = 4 * int(np.prod(self.gpt.form.weights[name]))
-            if groups[-1] and held + size > GROUP_BYTES:
-                groups.append([])
-                held = 0
-            groups[-1].append(name)
-            held += size
-        return groups
+            block = re.match(r"h\.\d+\.", name)
+            groups.setdefault(block[0] if block else name, []).append(name)
+        programs: dict[tuple[str, ...], Callable[..., Any]] = {}
+        updates = []
+        for start, group in groups.items():
+            kind = tuple(name.removeprefix(start) or name for name in group)
+            programs.setdefault(kind, self._compiled(self._updater(group)))
+            updates.append((group, programs[kind]))
+        return updates
 
 
 def trained_names(config: Config, names: Sequence[str]) -> list[str]:
@@ -255,6 +263,24 @@ def _global_norm(gradients):
     Outside of XLA, whose CPU compiler would write all squares to memory first, as much as the gradients themselves.
     """
     return tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
+
+
+def _add_rows(table, ids, rows):
+    """Of TensorFlow's ways to add rows to a table this is the one that does not copy the table. One thread does it."""
+    return tf.raw_ops.InplaceAdd(x=table, i=ids, v=rows)
+
+
+def _handle(variable: keras.Variable):
+    """This replica's own variable, as raw operations know it: strategies refuse theirs inside of compiled functions."""
+    return variable._value.handle
+
+
+def _read(handle):
+    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
+
+
+def _write(handle, value) -> None:
+    tf.raw_ops.AssignVariableOp(resource=handle, value=value)
 
 
 def _any_count(array):
