@@ -1,8 +1,9 @@
-"""Train the model that a JSON configuration describes, on CPU, GPUs, several machines or a TPU; `tfgpt train` is the same.
+"""Train the model that a JSON configuration describes, or write text with it; `tfgpt train` is the same.
 
 example:
   python main.py --model model_configs/quickstart.json
   python main.py --model model_configs/117M.json --tpu my-tpu
+  python main.py --model model_configs/117M.json --predict_text "Hello there" --top_k 40
 """
 
 import sys

@@ -16,8 +16,8 @@ EXTRAS = {
     "tpu": ["tensorflow-tpu>=2.19; sys_platform == 'linux' and python_version < '3.13'"],
     "plot": ["matplotlib>=3.8"],
     "wandb": ["wandb>=0.17"],
-    # The peer that `tfgpt bench train` runs beside us; fused AdamW on the CPU came with 2.4.
-    "bench": ["torch>=2.4", "transformers>=4.45"],
+    # The peers that `tfgpt bench` runs beside us; fused AdamW on the CPU came with torch 2.4.
+    "bench": ["torch>=2.4", "transformers>=4.45", "ctranslate2>=4.5"],
     "export": ["tensorflow-text>=2.20; sys_platform == 'linux'"],
     "test": [
         "pytest>=8",

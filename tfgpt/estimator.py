@@ -12,6 +12,8 @@ from tfgpt import __version__, files
 from tfgpt.config import Config
 from tfgpt.data.inputs import Inputs, open_inputs
 from tfgpt.errors import UserError
+from tfgpt.generation.options import SLOTS, Options
+from tfgpt.generation.writing import Result
 from tfgpt.locks import folder_lock
 from tfgpt.model import GPT
 from tfgpt.signals import StopRequest
@@ -102,6 +104,25 @@ class Estimator:
         self.say(f"step {state.step:,}  {found}")
         return found
 
+    def predict(
+        self, prompts: str | Sequence[str] | None = None, *, dtype: str = "auto", **options: Any
+    ) -> list[Result]:
+        """Text from the newest checkpoint, for each prompt (none: documents from nothing).
+
+        `top_k` and `num_samples` are those of the configuration (`predict_batch_size`) where `options` do not say otherwise;
+        see `tfgpt.generation.options.Options`. `tfgpt.Generator.load(model_path)` does the same, and keeps the model loaded.
+
+        >>> estimator.predict("To be", length=20, seed=1)[0].text                          # doctest: +SKIP
+        ' or not to be'
+        """
+        from tfgpt.generator import Generator
+
+        options = {"top_k": self.config.top_k, "num_samples": self.config.predict_batch_size} | options
+        texts = 1 if prompts is None or isinstance(prompts, str) else len(prompts)
+        slots = max(1, min(texts * Options.of(options).num_samples, SLOTS))
+        generator = Generator.load(self.config.model_path, dtype=dtype, slots=slots, note=self.say)
+        return generator.generate(prompts, **options)
+
     @contextmanager
     def _run(self) -> Iterator[tuple[Loop, StopRequest]]:
         """A run that is open: locked, restored, with its metrics; closed in good order whatever happens."""
@@ -158,21 +179,29 @@ class Estimator:
 
     def _sampler(self) -> Callable[[], tuple[str, str]]:
         """Continues the beginning of held-out text (or of nothing)."""
-        from tfgpt.generation.continuation import Continuation
+        from tfgpt.generation.decoding import Decoding
+        from tfgpt.generation.language import Language
+        from tfgpt.generation.uncached import Uncached
 
         tokenizer = self.inputs.tokenizer
-        go_on = Continuation(self.gpt, top_k=self.config.top_k, seed=self.config.seed)
         assert tokenizer is not None
-        prompt = [self.inputs.eot]
+        decoding = Decoding(Uncached(self.gpt), Language(tokenizer, self.inputs.n_vocab))
+        options = Options(top_k=self.config.top_k, seed=self.config.seed, length=SAMPLE)
+        prompt: list[int] = []
         if self.inputs.eval is not None:
             window = self.inputs.eval.batch(0).ids[0].tolist()
             start = window.index(self.inputs.eot) + 1 if self.inputs.eot in window[:-PROMPT] else 0
             prompt = window[start : start + PROMPT]
+        shown = tokenizer.decode([token for token in prompt if token != self.inputs.eot])
 
         def sample() -> tuple[str, str]:
-            text = go_on(prompt, tokens=SAMPLE, stop=self.inputs.eot)
-            shown = [token for token in prompt if token != self.inputs.eot]
-            return tokenizer.decode(shown), tokenizer.decode(text[len(prompt) :])
+            number = decoding.add(prompt, options)
+            while decoding.busy:
+                decoding.step()
+            result = decoding.result(number)
+            assert result is not None
+            # A model that has just lost its way is the guard's business: a look at it ends no run.
+            return shown, result.text if result.error is None else f"({result.error.what})"
 
         return sample
 

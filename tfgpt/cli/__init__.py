@@ -23,6 +23,8 @@ VERBS = {
     "data": "check or show a folder of TFRecords, or a batch of what training sees",
     "prepare": "make ready the data that a configuration names",
     "train": "train the model that a configuration describes, or go on with it",
+    "predict": "write text with a trained model",
+    "score": "say how likely a model finds a text",
     "check": "say what a configuration will cost, before it is trained",
     "verify": "check the checkpoints of a run, byte by byte",
     "report": "one HTML page about a run, or several side by side",

@@ -6,6 +6,7 @@ example:
   tfgpt bench encode --input my_texts --encoder_path encoder
   tfgpt bench train
   tfgpt bench train --shape S --precision bfloat16 --peer torch
+  tfgpt bench generate --repeats 1
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from tfgpt.errors import UserError
 
 OF_ENCODE = {"input": None, "encoder_path": None, "mb": 64, "processes": None}
 OF_TRAIN = {"shape": "124M", "precision": "float32", "steps": None, "peer": "torch.compile"}
+OF_GENERATE = {"peers": "all", "batch": None, "rounds": 3}
+OPTIONS = {"encode": OF_ENCODE, "train": OF_TRAIN, "generate": OF_GENERATE}
 STEPS = {"124M": 5, "M": 20, "S": 200}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tfgpt bench`."""
-    parser.add_argument("what", choices=["encode", "train"])
+    parser.add_argument("what", choices=list(OPTIONS))
     parser.add_argument(
         "--repeats", type=at_least(1), default=3, help="runs of each, alternating; the median counts (default 3)"
     )
@@ -40,12 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--precision", choices=["float32", "bfloat16"], help="of both (default float32)")
     train.add_argument("--steps", type=at_least(1), help="timed steps a run (default 5; 20 for M, 200 for S)")
     train.add_argument("--peer", choices=["torch.compile", "torch", "none"], help="default torch.compile")
+    generate = parser.add_argument_group(
+        "generate: tokens of GPT-2 124M on the CPU beside transformers and CTranslate2"
+    )
+    generate.add_argument("--peers", choices=["all", "none"], help="default all")
+    generate.add_argument("--batch", type=at_least(1), action="append", help="texts at a time (default: 1, then 8)")
+    generate.add_argument("--rounds", type=at_least(1), help="timed rounds in each process (default 3)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the benchmark that was asked for."""
-    own, others = (OF_ENCODE, OF_TRAIN) if args.what == "encode" else (OF_TRAIN, OF_ENCODE)
-    for name in others:
+    own = OPTIONS[args.what]
+    for name in {name for options in OPTIONS.values() for name in options} - set(own):
         if getattr(args, name) is not None:
             raise UserError(f"tfgpt bench {args.what} has no --{name}", where=f"--{name}", fix="leave it out")
     given = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in own.items()}
@@ -59,6 +68,12 @@ def run(args: argparse.Namespace) -> None:
             processes=given["processes"],
             repeats=args.repeats,
         )
+        return
+    if args.what == "generate":
+        from tfgpt.benchmarks import generate
+
+        batches = given["batch"] or [1, 8]
+        generate.run(peers=given["peers"], batches=batches, repeats=args.repeats, rounds=given["rounds"])
         return
     from tfgpt.benchmarks import train
 

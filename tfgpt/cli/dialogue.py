@@ -1,0 +1,76 @@
+"""Writing in turns: you type a line, the model goes on, and all of it is what the next line follows."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from tfgpt.generation.options import Options
+from tfgpt.signals import StopRequest
+
+if TYPE_CHECKING:
+    from tfgpt.generator import Generator
+
+HELP = "your line, and the model goes on; an empty line: go on; /new: begin anew; Ctrl-C: stop it; Ctrl-D: end"
+ANSWER = 256  # tokens, where the user names no number and the context is large enough
+
+
+class Dialogue:
+    """One text that a person and a model write in turns."""
+
+    def __init__(self, generator: Generator, options: Options) -> None:
+        self.generator, self.text, self.turn = generator, "", 0
+        n_ctx = generator.engine.n_ctx
+        # "To the end of the context" would leave less and less room as the text grows.
+        length = options.length or min(ANSWER, max(1, n_ctx // 2))
+        self.options = options.changed({"length": length, "num_samples": 1})
+
+    def run(self) -> None:
+        """Until Ctrl-D."""
+        self._prepare()
+        while True:
+            try:
+                line = input("> " if sys.stdin.isatty() else "")
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                print(file=sys.stderr)
+                continue
+            if line.strip() == "/new":
+                self.text = ""
+            else:
+                self.answer(line)
+
+    def answer(self, line: str) -> None:
+        """Put `line` behind the text and let the model go on."""
+        if line and self.text and not self.text.endswith("\n"):
+            self.text += "\n"
+        self.text += line
+        # Each turn has randomness of its own, and the whole conversation still follows from its seed.
+        (stream,) = self.generator.open([(self.text, self.options)], sample=self.turn)
+        self.turn += 1
+        try:
+            # A signal is only noted while a token is computed: the state of the engine stays whole.
+            with StopRequest("stopped") as stop:
+                for piece in stream:
+                    print(piece, end="", flush=True)
+                    if stop.requested:
+                        break
+                if stop.requested == signal.SIGTERM:
+                    stop.check()
+        finally:
+            stream.close()
+            print(flush=True)
+        assert stream.result is not None
+        self.text += stream.result.text
+
+    def _prepare(self) -> None:
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(errors="replace")  # one wrong byte ends no conversation
+        if sys.stdin.isatty():
+            try:
+                import readline  # noqa: F401  arrow keys and earlier lines, where Python has it
+            except ImportError:
+                pass
+            print(HELP, file=sys.stderr)

@@ -1,0 +1,103 @@
+"""Keys and values of the positions that a model has seen, and attention of new tokens over them.
+
+Every slot has a place for each position of the context; in blocks of local attention, for one span only, which is written
+over as the text goes on. A variable is written in place, by compiled programs too, as long as nobody else holds its value.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfgpt.model.shape import Shape
+
+CHUNK = 128  # keys looked at in one go; the cache is read as far as it is used, in these
+HIDDEN = -1e30  # a score that no softmax sees
+
+
+class Cache:
+    """Variables of all blocks: `keys[i]` [slots, H, D, places] and `values[i]` [slots, H, places, D], float32.
+
+    Keys stand on their side, so that both sums of attention run along what is contiguous for the processor's vectors.
+    """
+
+    def __init__(self, form: Shape, *, slots: int) -> None:
+        depth = form.n_embd // form.n_head
+        self.spans = [form.block if kind == "local" else form.n_ctx for kind in form.attention]
+        self.shifts = [form.shift(i) if kind == "local" else 0 for i, kind in enumerate(form.attention)]
+        self.keys, self.values = [], []
+        for span in self.spans:
+            places = span if span <= CHUNK else -(-span // CHUNK) * CHUNK
+            self.keys.append(tf.Variable(tf.zeros((slots, form.n_head, depth, places)), trainable=False))
+            self.values.append(tf.Variable(tf.zeros((slots, form.n_head, places, depth)), trainable=False))
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return sum(4 * int(tf.size(x)) for x in self.keys + self.values)
+
+    def where(self, layer: int) -> list[tf.Tensor]:
+        """What a program is told about a block: handles of its keys and values, span and shift of its attention."""
+        keys, values = self.keys[layer], self.values[layer]
+        return [keys.handle, values.handle, tf.constant(self.spans[layer]), tf.constant(self.shifts[layer])]
+
+    def shape(self, layer: int) -> tuple[int, ...]:
+        """Of the keys of a block: [slots, H, D, places]."""
+        return tuple(self.keys[layer].shape)
+
+
+def fill(slot: tf.Tensor, k: tf.Tensor, v: tf.Tensor, keys: tf.Variable, values: tf.Variable, *, span: int, shift: int):
+    """Write the keys and values of a whole prompt, each [H, T, D], into a slot: those of its last span."""
+    length = tf.shape(k)[1]
+    first = tf.maximum((length - 1 + shift) // span * span - shift, 0)  # of the span that the last position is in
+    place, count = (first + shift) % span, length - first
+    keys[slot, :, :, place : place + count].assign(tf.transpose(k[:, first:], (0, 2, 1)))
+    values[slot, :, place : place + count].assign(v[:, first:])
+
+
+def extend_and_attend(q, k, v, positions, active, where, shape):
+    """Write one new token a slot, and let it attend to what its slot holds and to itself. To be compiled.
+
+    q, k, v: [slots, H, D]; `positions` [slots] are the tokens' own, or the next ones of slots that are not `active`: what is
+    written for those is written over before anybody looks at it.
+    Returns [slots, H, D]. A slot's result is the same to the last bit whatever the others hold: chunks behind its own last
+    one add exact zeros.
+    """
+    # The only way to XLA's update in place: TensorFlow's own scatter becomes a loop over single numbers.
+    from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
+
+    handle_k, handle_v, span, shift = where
+    slots, heads, depth, places = shape
+    index = (positions + shift) % span
+    first = tf.where(positions + shift < span, shift, 0)
+    keys = tf.raw_ops.ReadVariableOp(resource=handle_k, dtype=tf.float32)
+    values = tf.raw_ops.ReadVariableOp(resource=handle_v, dtype=tf.float32)
+    zero = tf.constant(0)
+    for slot in range(slots):
+        at_key = tf.stack([tf.constant(slot), zero, zero, index[slot]])
+        at_value = tf.stack([tf.constant(slot), zero, index[slot], zero])
+        new_key, new_value = k[slot, :, :, None][None], v[slot, :, None][None]
+        keys = dynamic_update_slice(keys, new_key, at_key)
+        values = dynamic_update_slice(values, new_value, at_value)
+    tf.raw_ops.AssignVariableOp(resource=handle_k, value=keys)
+    tf.raw_ops.AssignVariableOp(resource=handle_v, value=values)
+
+    chunk = min(CHUNK, places)
+    used = tf.where(active, index, 0)
+    chunks = tf.reduce_max(used) // chunk + 1
+    q = q * depth**-0.5
+
+    def look(number, top, total, found):
+        some_keys = tf.slice(keys, [0, 0, 0, number * chunk], [slots, heads, depth, chunk])
+        some_values = tf.slice(values, [0, 0, number * chunk, 0], [slots, heads, chunk, depth])
+        place = number * chunk + tf.range(chunk)
+        seen = (place[None] >= first[:, None]) & (place[None] <= index[:, None])  # [slots, chunk]
+        scores = tf.where(seen[:, None], tf.reduce_sum(q[..., None] * some_keys, 2), HIDDEN)  # [slots, H, chunk]
+        new_top = tf.maximum(top, tf.reduce_max(scores, -1, keepdims=True))
+        less, p = tf.exp(top - new_top), tf.exp(scores - new_top)
+        total = total * less + tf.reduce_sum(p, -1, keepdims=True)
+        found = found * less + tf.reduce_sum(p[..., None] * some_values, 2)
+        return number + 1, new_top, total, found
+
+    start = [zero, tf.fill((slots, heads, 1), HIDDEN), tf.zeros((slots, heads, 1)), tf.zeros((slots, heads, depth))]
+    _, _, total, found = tf.while_loop(lambda number, *_: number < chunks, look, start)
+    return found / total
