@@ -42,7 +42,7 @@ def test_memory_is_within_15_percent_of_real_processes():
     }
     assert all(abs(error) <= 0.15 for error in errors.values()), errors
     # The three differ by what the model takes, not by TensorFlow alone, or the figure above would prove little.
-    assert all(found.peak > 1.6 * found.runtime for found in measured.values())
+    assert all(found.peak > 1.4 * found.runtime for found in measured.values())
 
 
 @pytest.mark.parametrize("opt_name", ["adam", "adafactor", "sgd", "muon"])
