@@ -13,7 +13,7 @@ from tfgpt.errors import UserError
 from tfgpt.generation import scoring
 from tfgpt.generation.decoding import Decoding
 from tfgpt.generation.language import Language
-from tfgpt.generation.options import Options
+from tfgpt.generation.options import DTYPES, Options
 from tfgpt.generation.scoring import Score
 from tfgpt.generation.streams import Stream, Streams
 from tfgpt.generation.writing import Result
@@ -24,8 +24,6 @@ from tfgpt.training.restoring import Checkpoint
 
 if TYPE_CHECKING:
     from tfgpt.model.shape import Shape
-
-DTYPES = ("auto", "float32", "bfloat16", "int8")
 
 
 class Generator:

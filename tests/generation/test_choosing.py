@@ -37,9 +37,10 @@ def test_auto_takes_what_the_clock_says(monkeypatch, seconds, chosen, slots):
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_the_clock_runs_on_the_real_products(slots):
-    from tfgpt.generation.choosing import DTYPES, product_of, seconds_of
+    from tfgpt.generation.choosing import product_of, seconds_of
+    from tfgpt.generation.options import DTYPES
 
-    assert all(0 < seconds_of(product_of(dtype, slots), 64, slots) < 5 for dtype in DTYPES)
+    assert all(0 < seconds_of(product_of(dtype, slots), 64, slots) < 5 for dtype in DTYPES if dtype != "auto")
 
 
 def test_an_unknown_type_names_the_legal_ones():

@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from tfgpt.generation.options import LEGAL, Options, read
+from tfgpt.generation.options import DTYPES, LEGAL, Options, read
 
-DTYPES = ("auto", "float32", "bfloat16", "int8")
 # Flags that take one number, and what they do.
 NUMBERS = {
     "top_k": "draw among the K likeliest tokens and their ties",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tfgpt score`."""
-    from tfgpt.cli.sampling_flags import DTYPES
+    from tfgpt.generation.options import DTYPES
 
     parser.add_argument("folder", metavar="DIR", help="a run's folder, or one checkpoint")
     source = parser.add_mutually_exclusive_group(required=True)

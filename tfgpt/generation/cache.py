@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfgpt.model.attention import HIDDEN
 from tfgpt.model.shape import Shape
 
 CHUNK = 128  # keys looked at in one go; the cache is read as far as it is used, in these
-HIDDEN = -1e30  # a score that no softmax sees
 
 
 class Cache:

@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfgpt.errors import UserError
+from tfgpt.generation.options import DTYPES
 from tfgpt.generation.packing import quantised
 from tfgpt.generation.products import Columns, Integers, Product, Rows, has_whole_product
 from tfgpt.model.shape import Shape
 
-DTYPES = ("float32", "bfloat16", "int8")
 SMALL = 20_000_000  # weights that the processor's caches hold, about: below, no type is faster than another
 WORTH = 1.2  # how much faster than float32 a type has to be for what it costs in accuracy
 MATRICES, TRIES = 6, 7
@@ -20,13 +20,13 @@ MATRICES, TRIES = 6, 7
 
 def choose(dtype: str, form: Shape, *, slots: int) -> tuple[Product, str]:
     """The product for `dtype` ("auto": the fastest one for so many slots) and why."""
-    if dtype not in (*DTYPES, "auto"):
-        raise UserError(f"weights cannot be kept as {dtype!r}", where="dtype", nearest=" ".join(("auto", *DTYPES)))
+    if dtype not in DTYPES:
+        raise UserError(f"weights cannot be kept as {dtype!r}", where="dtype", nearest=" ".join(DTYPES))
     if dtype != "auto":
         return product_of(dtype, slots), "as asked for"
     if form.parameters < SMALL:
         return product_of("float32", slots), "the model is small, so that other types would gain nothing"
-    seconds = {name: seconds_of(product_of(name, slots), form.n_embd, slots) for name in DTYPES}
+    seconds = {name: seconds_of(product_of(name, slots), form.n_embd, slots) for name in DTYPES if name != "auto"}
     fastest = min(seconds, key=lambda name: seconds[name])
     gain = seconds["float32"] / seconds[fastest]
     if gain < WORTH:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tfgpt.errors import Problems, UserError, nearest
 
+DTYPES = ("auto", "float32", "bfloat16", "int8")  # what weights can be kept in
 # Texts written at the same time, where nobody says otherwise: more give little on a CPU, and each takes memory.
 SLOTS = 8
 LONGEST, SAMPLES, SEEDS = 1_000_000, 10_000, 2**63

@@ -6,7 +6,6 @@ cost the time to compile it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -16,11 +15,10 @@ import tensorflow as tf
 from tfgpt.generation.cache import Cache, fill
 from tfgpt.generation.packing import Packed
 from tfgpt.generation.products import Product
-from tfgpt.generation.stepping import EPSILON, concrete, look_up, pick
+from tfgpt.generation.stepping import concrete, look_up, pick
+from tfgpt.model.attention import HIDDEN, QUERIES
+from tfgpt.model.layers import gelu, norm
 from tfgpt.model.shape import Shape
-
-QUERIES = 256  # worked on at a time: scores of a whole long prompt would be larger than the model
-HIDDEN = -1e30
 
 
 class Prefill:
@@ -53,7 +51,7 @@ class Prefill:
         for i in range(self.form.n_layer):
             x, _, _ = self._through(i, x)
         own = pick(self.model.last, self.model.last_places, "ln_f")
-        return layer_norm(x, own["weight"], own["bias"])
+        return norm(x, own["weight"], own["bias"])
 
     def _embed(self, ids):
         x = look_up(self.product, self.model.last, self.model.last_places, ids)
@@ -76,21 +74,12 @@ class Prefill:
             return (found * own["scale"] if "scale" in own else found) + own["bias"]
 
         own, heads, width = vectors("ln_1"), self.form.n_head, self.form.n_embd
-        qkv = tf.reshape(
-            dense(layer_norm(x, own["weight"], own["bias"]), "attn.c_attn"), (-1, 3, heads, width // heads)
-        )
+        qkv = tf.reshape(dense(norm(x, own["weight"], own["bias"]), "attn.c_attn"), (-1, 3, heads, width // heads))
         q, k, v = tf.unstack(tf.transpose(qkv, (1, 2, 0, 3)))  # [H, T, D] each
         x = x + dense(attention(q, k, v, span, shift, local=local), "attn.c_proj")
         own = vectors("ln_2")
-        h = dense(layer_norm(x, own["weight"], own["bias"]), "mlp.c_fc")
-        h = h * tf.sigmoid(2.0 * math.sqrt(2 / math.pi) * h * (1.0 + 0.044715 * h * h))
-        return x + dense(h, "mlp.c_proj"), k, v
-
-
-def layer_norm(x, weight, bias):
-    """LayerNorm of [T, E]."""
-    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-    return (x - mean) * tf.math.rsqrt(variance + EPSILON) * weight + bias
+        h = dense(norm(x, own["weight"], own["bias"]), "mlp.c_fc")
+        return x + dense(gelu(h), "mlp.c_proj"), k, v
 
 
 def attention(q, k, v, span, shift, *, local: bool):

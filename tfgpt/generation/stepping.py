@@ -16,9 +16,9 @@ import tensorflow as tf
 from tfgpt.generation.cache import Cache, extend_and_attend
 from tfgpt.generation.packing import Packed
 from tfgpt.generation.products import Product
+from tfgpt.model.layers import EPSILON
 from tfgpt.model.shape import Shape
 
-EPSILON = 1e-5  # GPT-2's
 # Blocks that are compiled as one program, at most: twelve save 7 % of a step, and take two to six times as long to compile.
 TOGETHER = 4
 

@@ -185,13 +185,6 @@ class Checkpoints:
             self._load_marks()
             return None if self._best is None else (self._best.step, self._best.loss)
 
-    def best_path(self) -> str | None:
-        """Folder of the best checkpoint, for `load`."""
-        self.wait()
-        with self._lock:
-            self._load_marks()
-            return None if self._best is None else files.join(self.folder, self._best.name)
-
     def __enter__(self) -> Checkpoints:
         return self
 
