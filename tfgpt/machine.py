@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_one_heap = False
 
 
 def cores() -> int:
@@ -15,9 +20,15 @@ def cores() -> int:
 
 
 def one_heap() -> None:
-    """From now on let all threads take memory from one heap: compilers' threads leave much behind in heaps of their own."""
+    """From now on let all threads take memory of any size from one heap, which keeps what they give back.
+
+    Compilers' threads leave much behind in heaps of their own; and a heap that a step has made large enough has room for all
+    of the next one's arrays, where those that are mapped one by one are cleared by the system each time.
+    """
+    global _one_heap
     if mallopt := _of_the_c_library("mallopt"):
-        mallopt(-8, 1)  # M_ARENA_MAX; other libraries know no such option, and say so by a 0 that nobody needs
+        # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD; libraries that know no such options say so by a 0.
+        _one_heap = all(mallopt(option, value) for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1)))
 
 
 def give_memory_back() -> None:
@@ -26,7 +37,59 @@ def give_memory_back() -> None:
         trim(0)
 
 
-def _of_the_c_library(name: str) -> Callable[..., int] | None:
+@contextmanager
+def room_made(every: float = 0.1) -> Iterator[None]:
+    """Around work that compiles: give memory back all the time, and let what comes after work in a part of its own.
+
+    Compilers leave small things wherever something was free. Arrays that are made and given back over and over would have to
+    find their place between these, and take up to a tenth more.
+    """
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(every):
+            give_memory_back()
+
+    worker = threading.Thread(target=work, name="memory", daemon=True)
+    worker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        worker.join()
+        give_memory_back()
+        _give_up_holes()
+
+
+def _give_up_holes(least: int = 1 << 20) -> None:
+    """Take all free pieces of the heap for good, but for the last. Nobody writes there: that takes addresses, not memory."""
+    names = ("malloc", "free", "sbrk", "mallinfo2")
+    malloc, free, sbrk, mallinfo = (_of_the_c_library(name) for name in names)
+    if not (_one_heap and malloc and free and sbrk and mallinfo):
+        return
+    malloc.argtypes, malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    free.argtypes, free.restype = [ctypes.c_void_p], None
+    sbrk.argtypes, sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
+    mallinfo.argtypes, mallinfo.restype = [], _HeapInfo
+    size = 1 << 30
+    while size >= least:
+        last = (sbrk(0) or 0) - mallinfo().keepcost
+        place = malloc(size)
+        if not place or place >= last:
+            free(place)
+            size //= 2
+
+
+class _HeapInfo(ctypes.Structure):
+    """What glibc's mallinfo2() returns."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+def _of_the_c_library(name: str) -> Any:
     """A function of glibc; other systems have none of these."""
     try:
         return getattr(ctypes.CDLL(None), name, None)

@@ -20,6 +20,9 @@ def run(tokens, rows, n_vocab, labels, width=8, dtype="float32", size=1.0):
     found = [np.array(tf.cast(x, "float32")) for x in (total / 3.0, *both)]
     plain = module.cross_entropy(hidden, table, tf.constant(labels), n_vocab=n_vocab)
     np.testing.assert_allclose(plain, found[0], rtol=1e-6, atol=1e-6)
+    how = {"n_vocab": n_vocab, "scale": 3.0, "in_place": True}
+    for one, other in zip(both, module.gradients(hidden, table, tf.constant(labels), **how)[1:], strict=True):
+        np.testing.assert_allclose(np.array(tf.cast(one, "float32")), np.array(tf.cast(other, "float32")), rtol=1e-6)
     return found, [np.array(tf.cast(x, "float64")) for x in (hidden, table)]
 
 
@@ -34,7 +37,9 @@ def expected(hidden, table, n_vocab, labels):
 
 
 @pytest.mark.parametrize("chunk_bytes", [1 << 26, 4096, 1])
-@pytest.mark.parametrize(("tokens", "rows", "n_vocab"), [(48, 128, 128), (48, 128, 70), (37, 64, 64), (1, 64, 50)])
+@pytest.mark.parametrize(
+    ("tokens", "rows", "n_vocab"), [(48, 128, 128), (48, 128, 70), (37, 64, 64), (37, 39, 39), (1, 64, 50)]
+)
 def test_loss_and_gradients_in_however_many_parts(monkeypatch, chunk_bytes, tokens, rows, n_vocab):
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
     labels = np.random.default_rng(1).integers(-1, n_vocab, tokens).astype("int32")

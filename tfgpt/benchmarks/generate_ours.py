@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tfgpt.benchmarks.generation_work import SIZES, TOP_K, Work
+from tfgpt.quick import skip_pictures
 
 
 class Stored(Mapping[str, np.ndarray]):
@@ -28,6 +29,7 @@ class Stored(Mapping[str, np.ndarray]):
 
 def main() -> None:
     """Do the work, print one JSON line."""
+    skip_pictures()
     work = Work.given()
     from tfgpt.generation.draws import uniform
     from tfgpt.generation.engine import Engine

@@ -9,10 +9,12 @@ import numpy as np
 
 from tfgpt.benchmarks.training_work import OPTIMIZER, PEAK_SIZE, Work, best_rate
 from tfgpt.config import Config
+from tfgpt.quick import skip_pictures
 
 
 def main() -> None:
     """Do the work, print one JSON line."""
+    skip_pictures()
     work = Work.given()
     sizes = dict(work.sizes)
     config = Config(

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfgpt.errors import Interrupted, UserError, nearest
+from tfgpt.quick import skip_pictures
 
 VERBS = {
     "encode": "turn text (folders, jsonl, csv, archives, ...) into verified TFRecords",
@@ -74,6 +75,7 @@ def guarded(action, *, verbose: bool = False, debug: bool = False) -> int:
         # TensorFlow's start-up lines tell a user nothing; -v brings them back.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    skip_pictures()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a C locale must not kill a long job over one character

@@ -31,10 +31,11 @@ class Beginning:
 
 @dataclass(frozen=True)
 class End:
-    """The last LayerNorm, the product with the tokens' table, and the loss."""
+    """The last LayerNorm, the product with the tokens' table, and the loss; `in_place` as in `loss.gradients`."""
 
     n_vocab: int
     dtype: str
+    in_place: bool = False
 
     def hidden(self, x, weight, bias):
         """What is multiplied with the table: [B, T, E]."""
@@ -48,7 +49,7 @@ class End:
     def gradients(self, x, labels, table, weight, bias, scale):
         """That sum times `scale`, and its gradients of x, table, weight and bias."""
         hidden, labels = self._flat(self.hidden(x, weight, bias), labels)
-        how = {"n_vocab": self.n_vocab, "scale": scale}
+        how = {"n_vocab": self.n_vocab, "scale": scale, "in_place": self.in_place}
         total, dhidden, dtable = loss.gradients(hidden, ops.cast(table, self.dtype), labels, **how)
         dx, dweight, dbias = norm_gradient(x, ops.cast(weight, self.dtype), ops.reshape(dhidden, (-1, *x.shape[1:])))
         return total, dx, dtable, dweight, dbias

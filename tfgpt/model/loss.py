@@ -8,8 +8,9 @@ from keras import ops
 
 from tfgpt.model.layers import after
 
-CHUNK_BYTES = 64 << 20  # of float32 logits held at one time
+CHUNK_BYTES = 32 << 20  # of float32 logits held at one time
 MOST_CHUNKS = 32  # beyond this the compiler's time grows more than memory shrinks
+MOST_PIECES = 8  # of the table, to add to its gradient; each still has work for many cores
 
 
 def chunk_size(tokens: int, rows: int) -> int:
@@ -30,25 +31,47 @@ def cross_entropy(hidden, table, labels, *, n_vocab: int):
     return total
 
 
-def gradients(hidden, table, labels, *, n_vocab: int, scale):
+def gradients(hidden, table, labels, *, n_vocab: int, scale, in_place: bool = False):
     """That sum times `scale`, and its gradients of hidden and, in float32, of the table.
 
-    They are computed on the way: logits are multiplied three times instead of four.
+    They are computed on the way: logits are multiplied three times instead of four. `in_place` is for compilers that change
+    an array in a loop without a copy of it: what a part adds to the table's gradient then never exists as a whole.
     """
     total, dtable = ops.zeros((), "float32"), None
     dhidden = []
     for part, label in _parts(hidden, labels, table.shape[0]):
-        if (
-            dtable is not None
-        ):  # waits for what the part before adds to the table's gradient, which is as large as the table
-            part = after(part, [dtable])
+        if dtable is not None:
+            part = after(part, [dtable])  # waits for what the part before adds, which is large
         found, p, hit, counts = _loss(part, table, label, n_vocab)
         total = total + found
         d = ops.cast((p - ops.cast(hit, "float32")) * (counts * scale), hidden.dtype)
         dhidden.append(ops.matmul(d, table))
-        more = ops.cast(ops.matmul(ops.transpose(d), part), "float32")
-        dtable = more if dtable is None else dtable + more
+        dtable = (
+            _product(d, part) if dtable is None else _add(dtable, d, part, _pieces(table.shape[0]) if in_place else 1)
+        )
     return total * scale, ops.concatenate(dhidden, axis=0) if len(dhidden) > 1 else dhidden[0], dtable
+
+
+def _pieces(rows: int) -> int:
+    """How many equal pieces of a table of `rows` are added to one by one."""
+    return next(count for count in range(MOST_PIECES, 0, -1) if rows % count == 0)
+
+
+def _product(d, hidden):
+    return ops.cast(ops.matmul(ops.transpose(d), hidden), "float32")
+
+
+def _add(dtable, d, hidden, count: int):
+    """`dtable` [V, E] and the product of d [N, V] and hidden [N, E], in `count` pieces."""
+    if count == 1:
+        return dtable + _product(d, hidden)
+    size = dtable.shape[0] // count
+
+    def one(i, dtable):
+        more = _product(ops.slice(d, (0, i * size), (d.shape[0], size)), hidden)
+        return ops.slice_update(dtable, (i * size, 0), ops.slice(dtable, (i * size, 0), more.shape) + more)
+
+    return ops.fori_loop(0, count, one, dtable)
 
 
 def _parts(hidden, labels, rows: int):

@@ -26,8 +26,9 @@ Weights = Mapping[str, Any]
 class Parts:
     """A GPT as functions of its weights [by name, float32], its token ids and a key.
 
-    `compiled` makes one program of a function of tensors; by default nothing is compiled here. `add_rows` adds rows to the
-    table of the tokens' gradient, for those who can do that in place.
+    `compiled` makes one program of a function of tensors; by default nothing is compiled here. `in_place` says that these
+    programs change arrays in loops without copies. `add_rows` adds rows to the table of the tokens' gradient, for those who
+    can do that in place.
     """
 
     def __init__(
@@ -37,11 +38,12 @@ class Parts:
         dtype: str,
         *,
         compiled: Callable[[Function], Function] | None = None,
+        in_place: bool = False,
         add_rows: Function = add_rows,
     ) -> None:
         self.form, self.recompute = form, settings.recompute
         self.beginning = Beginning(settings.embed_dropout, dtype)
-        self.end = End(form.n_vocab, dtype)
+        self.end = End(form.n_vocab, dtype, in_place)
         self.blocks = [
             Block(
                 width=form.n_embd,

@@ -87,6 +87,7 @@ def _one_after_the_other() -> None:
     cpus = tf.config.list_physical_devices("CPU")
     if sum(len(tf.config.get_logical_device_configuration(cpu) or [cpu]) for cpu in cpus) == 1:
         one_heap()
+        os.environ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] = "1"
         with suppress(RuntimeError):  # TensorFlow has begun, and is as it is
             tf.config.threading.set_inter_op_parallelism_threads(1)
 

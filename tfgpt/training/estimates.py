@@ -20,7 +20,7 @@ from tfgpt import files, optimizers
 from tfgpt.config import Config
 from tfgpt.data.outlook import size_words
 from tfgpt.model.attention import GROUP, QUERIES
-from tfgpt.model.loss import chunk_size
+from tfgpt.model.loss import MOST_PIECES, chunk_size
 from tfgpt.model.shape import Shape
 from tfgpt.training import probe
 
@@ -36,7 +36,7 @@ KEPT = 10  # arrays of [tokens, n_embd] that a block leaves to its backward pass
 WITHIN = 20  # such arrays that exist inside the backward pass of a block, beside what was kept
 SCORES = 3  # of one block of queries: scores, their softmax, and its gradient
 LOGITS = 3  # of a part of the tokens live at one time: logits, their softmax, and its gradient
-HOLES = 0.2  # what TensorFlow's pool takes beyond what is used of it at one time
+HOLES = 0.05  # what the heap takes beyond what is used of it at one time
 GPU_RUNTIME = 600 * MB  # the CUDA context, the libraries' kernels and work space
 
 
@@ -80,7 +80,7 @@ def memory(
 ) -> Memory:
     """The height of memory on each of `replicas` devices; on a CPU, whose replicas share one memory, of all together.
 
-    It counts what TensorFlow's pool holds, as the pool gives nothing back to the system. Updates are made in place.
+    It counts what the heap holds, as it gives nothing back to the system. Updates are made in place.
     `runtime` is what the process holds before the model exists, in bytes, where it was measured.
 
     >>> from tfgpt import config
@@ -148,7 +148,7 @@ def _scores(shape: Shape, kind: str, windows: int) -> int:
 def _vocabulary(shape: Shape, tokens: int) -> int:
     """The loss beside the table's gradient: logits of some tokens at a time, and what they add to that gradient."""
     chunk = chunk_size(tokens, shape.rows)
-    return 4 * shape.rows * (LOGITS * chunk if chunk == tokens else max(LOGITS * chunk, shape.n_embd + chunk))
+    return 4 * shape.rows * max(LOGITS * chunk, chunk + shape.n_embd // MOST_PIECES)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from tfgpt.config import Config
 from tfgpt.errors import Failure
+from tfgpt.quick import skip_pictures
 
 if TYPE_CHECKING:
     from tfgpt.training.step import Step
@@ -109,6 +110,7 @@ def device_peak(kind: str) -> int | None:
 def _main() -> None:
     """The measured process: settings come in as JSON, the findings go out as JSON."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    skip_pictures()
     values, n_vocab, steps = json.load(sys.stdin)
     import tensorflow as tf
 

@@ -22,7 +22,7 @@ from tfgpt import optimizers
 from tfgpt.config import Config
 from tfgpt.data.batches import Batches
 from tfgpt.errors import UserError
-from tfgpt.machine import give_memory_back
+from tfgpt.machine import room_made
 from tfgpt.model import GPT
 from tfgpt.model.randomness import fold, key_of
 from tfgpt.model.variables import own_copies
@@ -55,41 +55,46 @@ class Step:
         self.names = trained_names(config, list(gpt.table))
         self._drops_out = bool(config.embed_dropout or config.attn_dropout or config.res_dropout)
         with place.strategy.scope():
+            for variable in gpt.table.values():
+                for local in place.strategy.experimental_local_results(variable._value):
+                    put(local, local)
             self.slots = {name: self._make_slots(name) for name in self.names}
             tokens = config.train_batch_size * config.n_ctx // (place.replicas * config.accumulate)
             self.scale = LossScale(tokens) if place.precision == "float16" else None
         self._train: Callable[..., Any] | None = None
-        self._ran = False
         self._evaluate: Callable[..., Any] | None = None
-        in_place = {"add_rows": _add_rows} if place.kind == "CPU" else {}
-        self.parts = gpt.parts(compiled=self._compiled, **in_place)
+        rows = {"add_rows": _add_rows} if place.kind == "CPU" else {}
+        self.parts = gpt.parts(compiled=self._compiled, in_place=place.xla, **rows)
         self._updates = self._make_updates()
 
     def train(self, ids: np.ndarray, labels: np.ndarray, segments: np.ndarray | None, *, first: int) -> Outcome:
         """Make one update for each leading entry of the arrays [K, B, T]; `first` is the number of updates made before."""
         arrays = self._distribute(ids, labels, segments)
-        if self._train is None:
+        if self._train is not None:
+            return self._run(arrays, first)
+        with room_made():
             self._train = tf.function(self._steps, autograph=False)
             # Traced once, for calls of any number of steps.
             self._train.get_concrete_function(*map(_any_count, arrays), tf.TensorSpec([], tf.int32))
-            give_memory_back()  # what first values and tracing have left behind
-        found = Outcome(*(x.numpy() for x in self._train(*arrays, tf.constant(first, tf.int32))))
-        if not self._ran:
-            self._ran = True
-            give_memory_back()  # what the compiler has left behind
-        return found
+            return self._run(arrays, first)
 
     def evaluate(self, batches: Batches, number: int) -> tuple[float, int]:
         """Sum of the losses and number of tokens of an evaluation batch; rows are added where replicas need equal parts."""
-        if self._evaluate is None:
-            self._evaluate = tf.function(self._measure, reduce_retracing=True, autograph=False)
         size = -(-batches.batch_size // self.place.replicas) * self.local_replicas
         batch = batches.batch(number, rows=self.place.rows(batches.batch_size))
         arrays = [
             None if x is None else _padded(x, size, filling)[None] for x, filling in zip(batch, (0, -1, 0), strict=True)
         ]
-        total, count = self._evaluate(*self._distribute(*arrays))
+        if self._evaluate is not None:
+            total, count = self._evaluate(*self._distribute(*arrays))
+        else:
+            with room_made():
+                self._evaluate = tf.function(self._measure, reduce_retracing=True, autograph=False)
+                total, count = self._evaluate(*self._distribute(*arrays))
         return float(total.numpy()), int(count.numpy())
+
+    def _run(self, arrays: list[Any], first: int) -> Outcome:
+        return Outcome(*(x.numpy() for x in self._train(*arrays, tf.constant(first, tf.int32))))
 
     @property
     def local_replicas(self) -> int:
@@ -222,10 +227,7 @@ class Step:
 
     def _make_slots(self, name: str) -> dict[str, keras.Variable]:
         shapes = self.optimizer.slots(name, self.gpt.form.weights[name])
-        return {
-            slot: own_copies(f"{name}/{slot}", shape, partial(np.zeros, shape, np.float32))
-            for slot, shape in shapes.items()
-        }
+        return {slot: own_copies(f"{name}/{slot}", shape, partial(tf.zeros, shape)) for slot, shape in shapes.items()}
 
     def _make_updates(self) -> list[tuple[list[str], Callable[..., Any]]]:
         """Names of weights that are updated together, and how: a block at a time, all alike ones by one program."""
@@ -240,6 +242,13 @@ class Step:
             programs.setdefault(kind, self._compiled(self._updater(group)))
             updates.append((group, programs[kind]))
         return updates
+
+
+def put(variable: tf.Variable, value) -> None:
+    """Give `variable` a value in memory of its own. What TensorFlow has borrowed from a NumPy array (it does, where that lies
+    well) it cannot update in place, and the variable would move to the middle of what a step works in."""
+    with tf.device(variable.device):
+        variable.assign(tf.raw_ops.DeepCopy(x=value))
 
 
 def trained_names(config: Config, names: Sequence[str]) -> list[str]:
