@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.model.reference import Reference, log_softmax, spans
+from tfgpt.generation import prefilling
 from tfgpt.model.shape import Shape
 
 N_CTX, N_VOCAB, BLOCK = 40, 70, 8
@@ -133,6 +134,23 @@ def test_a_slot_is_the_same_to_the_last_bit_alone_and_in_company(built, dtype):
         last = engine.step({2: token})[2]
     expected = reference.logits(np.array([others[2]]))[0, -1]
     np.testing.assert_allclose(last, expected, atol={"float32": 1e-5, "bfloat16": 0.1, "int8": 0.2}[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_prompts_that_are_read_together_are_the_same_to_the_last_bit(built, monkeypatch, dtype):
+    monkeypatch.setattr(prefilling, "QUERIES", 8)  # several blocks of queries a prompt
+    engine = built("mixed", 3, dtype)
+    prompts = {2: text(1, seed=7), 0: text(19, seed=8), 1: text(8, seed=9)}
+    alone = {slot: [engine.prefill(slot, ids), engine.step({slot: 3})[slot]] for slot, ids in prompts.items()}
+    groups = list(engine._groups(prompts))
+    # Read together, so far as they have no more tokens than one prompt may have.
+    assert groups == ([[2, 0, 1]] if dtype == "int8" else [[2], [0], [1]])
+    assert dtype != "int8" or list(engine._groups({0: text(N_CTX), 1: text(1), 2: text(2)})) == [[0], [1, 2]]
+    together = engine.prefill_many(prompts)
+    after = engine.step(dict.fromkeys(prompts, 3))
+    for slot, (first, second) in alone.items():
+        np.testing.assert_array_equal(together[slot], first)
+        np.testing.assert_array_equal(after[slot], second)
 
 
 @pytest.mark.parametrize("slots", [1, 3])

@@ -11,13 +11,14 @@ import tensorflow as tf
 from tfgpt.model.attention import HIDDEN
 from tfgpt.model.shape import Shape
 
-CHUNK = 128  # keys looked at in one go; the cache is read as far as it is used, in these
+CHUNK = 64  # keys looked at in one go; the cache is read as far as it is used, in these
 
 
 class Cache:
-    """Variables of all blocks: `keys[i]` [slots, H, D, places] and `values[i]` [slots, H, places, D], float32.
+    """Variables of all blocks: `keys[i]` [slots, chunks, H, D, chunk] and `values[i]` [slots, H, places, D], float32.
 
-    Keys stand on their side, so that both sums of attention run along what is contiguous for the processor's vectors.
+    Keys stand on their side, so that both sums of attention run along what is contiguous for the processor's vectors; chunk
+    by chunk, or the numbers of one key were as many pages of memory apart.
     """
 
     def __init__(self, form: Shape, *, slots: int) -> None:
@@ -27,7 +28,9 @@ class Cache:
         self.keys, self.values = [], []
         for span in self.spans:
             places = span if span <= CHUNK else -(-span // CHUNK) * CHUNK
-            self.keys.append(tf.Variable(tf.zeros((slots, form.n_head, depth, places)), trainable=False))
+            chunk = min(CHUNK, places)
+            keys = tf.zeros((slots, places // chunk, form.n_head, depth, chunk))
+            self.keys.append(tf.Variable(keys, trainable=False))
             self.values.append(tf.Variable(tf.zeros((slots, form.n_head, places, depth)), trainable=False))
 
     @property
@@ -41,16 +44,20 @@ class Cache:
         return [keys.handle, values.handle, tf.constant(self.spans[layer]), tf.constant(self.shifts[layer])]
 
     def shape(self, layer: int) -> tuple[int, ...]:
-        """Of the keys of a block: [slots, H, D, places]."""
+        """Of the keys of a block: [slots, chunks, H, D, chunk]."""
         return tuple(self.keys[layer].shape)
 
 
-def fill(slot: tf.Tensor, k: tf.Tensor, v: tf.Tensor, keys: tf.Variable, values: tf.Variable, *, span: int, shift: int):
+def fill(slot: tf.Tensor, k: tf.Tensor, v: tf.Tensor, keys: tf.Variable, values: tf.Variable, *, span, shift):
     """Write the keys and values of a whole prompt, each [H, T, D], into a slot: those of its last span."""
     length = tf.shape(k)[1]
     first = tf.maximum((length - 1 + shift) // span * span - shift, 0)  # of the span that the last position is in
     place, count = (first + shift) % span, length - first
-    keys[slot, :, :, place : place + count].assign(tf.transpose(k[:, first:], (0, 2, 1)))
+    _, _, heads, depth, chunk = keys.shape
+    # What fills the chunks up lies before the text or behind it, where nobody looks.
+    whole = tf.pad(k[:, first:], [[0, 0], [place, -(place + count) % chunk], [0, 0]])
+    whole = tf.transpose(tf.reshape(whole, (heads, -1, chunk, depth)), (1, 0, 3, 2))
+    keys[slot, : tf.shape(whole)[0]].assign(whole)
     values[slot, :, place : place + count].assign(v[:, first:])
 
 
@@ -66,28 +73,27 @@ def extend_and_attend(q, k, v, positions, active, where, shape):
     from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
     handle_k, handle_v, span, shift = where
-    slots, heads, depth, places = shape
+    slots, _, heads, depth, chunk = shape
     index = (positions + shift) % span
     first = tf.where(positions + shift < span, shift, 0)
     keys = tf.raw_ops.ReadVariableOp(resource=handle_k, dtype=tf.float32)
     values = tf.raw_ops.ReadVariableOp(resource=handle_v, dtype=tf.float32)
     zero = tf.constant(0)
     for slot in range(slots):
-        at_key = tf.stack([tf.constant(slot), zero, zero, index[slot]])
+        at_key = tf.stack([tf.constant(slot), index[slot] // chunk, zero, zero, index[slot] % chunk])
         at_value = tf.stack([tf.constant(slot), zero, index[slot], zero])
-        new_key, new_value = k[slot, :, :, None][None], v[slot, :, None][None]
+        new_key, new_value = k[slot, :, :, None][None, None], v[slot, :, None][None]
         keys = dynamic_update_slice(keys, new_key, at_key)
         values = dynamic_update_slice(values, new_value, at_value)
     tf.raw_ops.AssignVariableOp(resource=handle_k, value=keys)
     tf.raw_ops.AssignVariableOp(resource=handle_v, value=values)
 
-    chunk = min(CHUNK, places)
     used = tf.where(active, index, 0)
     chunks = tf.reduce_max(used) // chunk + 1
     q = q * depth**-0.5
 
     def look(number, top, total, found):
-        some_keys = tf.slice(keys, [0, 0, 0, number * chunk], [slots, heads, depth, chunk])
+        some_keys = tf.slice(keys, [0, number, 0, 0, 0], [slots, 1, heads, depth, chunk])[:, 0]
         some_values = tf.slice(values, [0, 0, number * chunk, 0], [slots, heads, chunk, depth])
         place = number * chunk + tf.range(chunk)
         seen = (place[None] >= first[:, None]) & (place[None] <= index[:, None])  # [slots, chunk]

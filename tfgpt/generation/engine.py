@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -63,16 +63,35 @@ class Engine:
 
     def prefill(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """Logits [n_vocab] after the last of 1 to n_ctx ids; the slot then holds these and nothing else."""
-        assert 0 <= slot < self.slots and 1 <= len(ids) <= self.n_ctx, (slot, len(ids))
-        self.lengths[slot] = 0  # should the prompt fail, what the slot held is spoilt already
-        x = self._prefill.run(self._checked(ids), tf.constant(slot))
-        self.lengths[slot] = len(ids)
-        # The head has one width, so that one copy of it in oneDNN's own layout is enough.
-        return self._steps.head(tf.repeat(x, self.slots, 0))[0].numpy()
+        return self.prefill_many({slot: ids})[slot]
 
     def prefill_many(self, prompts: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray]:
-        """`prefill` of several slots, one after the other: a prompt keeps all cores busy, and padding costs more than it saves."""
-        return {slot: self.prefill(slot, ids) for slot, ids in prompts.items()}
+        """`prefill` of several slots: together where a prompt's numbers do not depend on the others, else one by one."""
+        found: dict[int, np.ndarray] = {}
+        for group in self._groups(prompts):
+            for slot in group:
+                assert 0 <= slot < self.slots and 1 <= len(prompts[slot]) <= self.n_ctx, (slot, len(prompts[slot]))
+            ids = self._checked(np.concatenate([prompts[slot] for slot in group]))
+            for slot in group:
+                self.lengths[slot] = 0  # should the prompts fail, what the slots held is spoilt already
+            x = self._prefill.run(ids, *(tf.constant(n, tf.int32) for n in ([len(prompts[s]) for s in group], group)))
+            for slot in group:
+                self.lengths[slot] = len(prompts[slot])
+            # The head has one width, so that one copy of it in oneDNN's own layout is enough.
+            rows = tf.gather(x, np.arange(self.slots) % len(group))
+            found |= dict(zip(group, self._steps.head(rows).numpy(), strict=False))
+        return found
+
+    def _groups(self, prompts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
+        """Slots whose prompts are worked together: as many as have no more tokens than one prompt may have."""
+        group: list[int] = []
+        for slot, ids in prompts.items():
+            if group and (self._product.alone or sum(len(prompts[s]) for s in group) + len(ids) > self.n_ctx):
+                yield group
+                group = []
+            group.append(slot)
+        if group:
+            yield group
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
         """Logits [n_vocab] for each of these slots after one more id in it; other slots are left alone."""

@@ -21,6 +21,7 @@ class Product:
     compiled = True  # the product itself may stand inside a compiled program
     rounds_activations = False
     levels = 0
+    alone = True  # a token's numbers may depend on how many are multiplied beside it
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
@@ -51,6 +52,10 @@ class Product:
     def many(self, x: tf.Tensor, matrix: list[tf.Tensor], rows: slice = slice(None)) -> tf.Tensor:
         """The product with many activations [n, in], float32 [n, out]; of `rows` of the matrix only."""
         raise NotImplementedError
+
+    def prompt(self, x: tf.Tensor, matrix: list[tf.Tensor], vectors: dict[str, tf.Tensor], limit: int) -> tf.Tensor:
+        """The product with the activations of whole prompts [n, in] as `leave` gives it, outside of compiled programs."""
+        return self.leave(self.many(x, matrix), [], vectors)
 
 
 class Rows(Product):
@@ -120,6 +125,7 @@ class Integers(Product):
     compiled = False
     rounds_activations = True
     levels = 2**13 - 1
+    alone = False
 
     def laid_out(self, data: np.ndarray) -> list[tf.Tensor]:
         return [tf.constant(np.ascontiguousarray(data.T))]
@@ -142,6 +148,10 @@ class Integers(Product):
         # Sums may pass beyond int32 here and come back: what counts is right modulo 2**32, and it fits.
         exact = high * 128 + low - vectors["sums"] * 2**13
         return super().leave(tf.cast(exact, tf.float32) * entered[1], entered, vectors)
+
+    def prompt(self, x: tf.Tensor, matrix: list[tf.Tensor], vectors: dict[str, tf.Tensor], limit: int) -> tf.Tensor:
+        entered = self.enter(x, limit)
+        return self.leave(self.multiply(entered, matrix), entered, vectors)
 
     def many(self, x: tf.Tensor, matrix: list[tf.Tensor], rows: slice = slice(None)) -> tf.Tensor:
         return tf.matmul(x, tf.cast(matrix[0][:, rows], tf.float32))

@@ -24,7 +24,8 @@ TOGETHER = 4
 
 
 def norm(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """LayerNorm over the last axis."""
+    """LayerNorm over the last axis. A square root and a division are right to the last bit wherever they are computed; the
+    reciprocal of a root is another one at the end of a vector than in its midst."""
     centred = x - tf.reduce_mean(x, -1, keepdims=True)
     deviation = tf.sqrt(tf.reduce_mean(centred * centred, -1, keepdims=True) + EPSILON)
     return (centred * weight + bias * deviation) / deviation
