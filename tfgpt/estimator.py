@@ -15,6 +15,7 @@ from tfgpt.errors import UserError
 from tfgpt.generation.options import SLOTS, Options
 from tfgpt.generation.writing import Result
 from tfgpt.locks import folder_lock
+from tfgpt.machine import give_memory_back
 from tfgpt.model import GPT
 from tfgpt.signals import StopRequest
 from tfgpt.training import distribution, estimates, evaluation, starting
@@ -128,6 +129,7 @@ class Estimator:
         """A run that is open: locked, restored, with its metrics; closed in good order whatever happens."""
         config = self.config
         with ExitStack() as open_things:
+            open_things.callback(give_memory_back)  # what steps worked in, should the process live on
             if self.place.chief:
                 files.make_folder(config.model_path)
                 if not files.is_remote(config.model_path):

@@ -71,13 +71,16 @@ def _give_up_holes(least: int = 1 << 20) -> None:
     free.argtypes, free.restype = [ctypes.c_void_p], None
     sbrk.argtypes, sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
     mallinfo.argtypes, mallinfo.restype = [], _HeapInfo
-    size = 1 << 30
-    while size >= least:
+    # Should another library answer for the heap than the one that we ask, this ends as well.
+    size, left = 1 << 30, mallinfo().fordblks
+    while size >= least and left >= least:
         last = (sbrk(0) or 0) - mallinfo().keepcost
         place = malloc(size)
         if not place or place >= last:
             free(place)
             size //= 2
+        else:
+            left -= size
 
 
 class _HeapInfo(ctypes.Structure):
