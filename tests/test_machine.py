@@ -32,7 +32,7 @@ def work():
         for place in arrays(60 // (round + 1), 4 * MB * (round + 1)):
             libc.free(place)
 
-machine.one_heap()
+machine.one_heap(for_all=True)
 before = resident()[0]
 def compile():
     for _ in range(60):

@@ -19,16 +19,17 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def one_heap() -> None:
-    """From now on let all threads take memory of any size from one heap, which keeps what they give back.
+def one_heap(*, for_all: bool) -> None:
+    """From now on let all threads take memory from one heap: compilers' threads leave much behind in heaps of their own.
 
-    Compilers' threads leave much behind in heaps of their own; and a heap that a step has made large enough has room for all
-    of the next one's arrays, where those that are mapped one by one are cleared by the system each time.
+    `for_all` sizes: it keeps what they give back, so that it has room for all of a step's arrays once it has had it. Large
+    ones are otherwise mapped one by one, and cleared by the system each time.
     """
     global _one_heap
     if mallopt := _of_the_c_library("mallopt"):
         # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD; libraries that know no such options say so by a 0.
-        _one_heap = all(mallopt(option, value) for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1)))
+        options = [(-8, 1), (-4, 0), (-1, 2**31 - 1)] if for_all else [(-8, 1)]
+        _one_heap = all([mallopt(option, value) for option, value in options]) and for_all
 
 
 def give_memory_back() -> None:

@@ -17,6 +17,7 @@ from tfgpt.config import Config
 from tfgpt.errors import Failure, UserError
 from tfgpt.files import is_remote
 from tfgpt.machine import cores, one_heap
+from tfgpt.training import estimates
 
 TPU_SECONDS = 20.0  # for a TPU, or the service that knows its address, to answer
 
@@ -61,7 +62,7 @@ def place(config: Config, *, tpu: str | None = None, workers: Sequence[str] = ()
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
         device = f"{strategy.num_replicas_in_sync} replicas ({kind}) in {processes} processes"
     else:
-        _one_after_the_other()
+        _one_after_the_other(config)
         gpus = tf.config.list_logical_devices("GPU")
         kind = "GPU" if gpus else "CPU"
         devices = gpus or tf.config.list_logical_devices("CPU")
@@ -77,17 +78,19 @@ def place(config: Config, *, tpu: str | None = None, workers: Sequence[str] = ()
     return Place(strategy, kind, device, xla, precision, f"{why}; {because}", process, processes)
 
 
-def _one_after_the_other() -> None:
+def _one_after_the_other(config: Config) -> None:
     """On one CPU, let one operation end, and give its memory back, before the next one asks for some.
 
     The cores all work inside of each operation. Several at a time gain nothing, and what they hold together is more.
+    Large models do without TensorFlow's pool, which may take a fifth more than is used of it; for small ones it is faster.
     """
     if tf.config.list_physical_devices("GPU"):
         return
     cpus = tf.config.list_physical_devices("CPU")
     if sum(len(tf.config.get_logical_device_configuration(cpu) or [cpu]) for cpu in cpus) == 1:
-        one_heap()
-        os.environ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] = "1"
+        large = estimates.is_large(config)
+        one_heap(for_all=large)
+        os.environ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] = str(int(large))
         with suppress(RuntimeError):  # TensorFlow has begun, and is as it is
             tf.config.threading.set_inter_op_parallelism_threads(1)
 

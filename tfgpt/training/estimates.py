@@ -36,7 +36,11 @@ KEPT = 10  # arrays of [tokens, n_embd] that a block leaves to its backward pass
 WITHIN = 20  # such arrays that exist inside the backward pass of a block, beside what was kept
 SCORES = 3  # of one block of queries: scores, their softmax, and its gradient
 LOGITS = 3  # of a part of the tokens live at one time: logits, their softmax, and its gradient
-HOLES = 0.05  # what the heap takes beyond what is used of it at one time
+HOLES = {
+    False: 0.2,
+    True: 0.05,
+}  # what is taken beyond what is used at one time: by TensorFlow's pool, by a large model's heap
+LARGE = 32 << 20  # weights in the blocks from which on a model is large
 GPU_RUNTIME = 600 * MB  # the CUDA context, the libraries' kernels and work space
 
 
@@ -80,7 +84,7 @@ def memory(
 ) -> Memory:
     """The height of memory on each of `replicas` devices; on a CPU, whose replicas share one memory, of all together.
 
-    It counts what the heap holds, as it gives nothing back to the system. Updates are made in place.
+    It counts what pool or heap hold, as they give nothing back to the system. Updates are made in place.
     `runtime` is what the process holds before the model exists, in bytes, where it was measured.
 
     >>> from tfgpt import config
@@ -117,6 +121,11 @@ def memory(
     )
 
 
+def is_large(config: Config) -> bool:
+    """Whether it is trained without TensorFlow's pool, on a CPU."""
+    return 12 * config.n_layer * config.n_embd**2 >= LARGE
+
+
 def _activations(config: Config, shape: Shape, names: Collection[str], *, windows: int, width: int) -> int:
     """Bytes of one micro-batch of `windows` windows beyond all gradients; `width` is that of a number, in bytes."""
     tokens = windows * shape.n_ctx
@@ -134,7 +143,7 @@ def _activations(config: Config, shape: Shape, names: Collection[str], *, window
     begun = kept + table + max(_vocabulary(shape, tokens), within + sum(gradients.values()) // shape.n_layer)
     ended = sum(gradients.values()) + within
     highest = max(begun, ended)
-    return round(highest * (1 + HOLES)) - sum(gradients.values())
+    return round(highest * (1 + HOLES[is_large(config)])) - sum(gradients.values())
 
 
 def _scores(shape: Shape, kind: str, windows: int) -> int:
