@@ -26,6 +26,25 @@ def run(tokens, rows, n_vocab, labels, width=8, dtype="float32", size=1.0):
     return found, [np.array(tf.cast(x, "float64")) for x in (hidden, table)]
 
 
+@pytest.mark.parametrize("rows", [128, 39])
+def test_a_table_changed_in_place_by_the_compiler_is_the_same(monkeypatch, rows):
+    import tensorflow as tf
+
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4096)
+    rng = np.random.default_rng(0)
+    hidden, table = (rng.normal(size=(count, 8)).astype("float32") for count in (48, rows))
+    labels = rng.integers(-1, rows, 48).astype("int32")
+
+    def compiled(in_place):
+        how = {"n_vocab": rows, "scale": 3.0, "in_place": in_place}
+        run = tf.function(lambda *given: module.gradients(*given, **how), jit_compile=True, autograph=False)
+        return run(hidden, table, labels)
+
+    for found in (compiled(False), compiled(True)):
+        for got, want in zip(found, expected(hidden, table, rows, labels), strict=True):
+            np.testing.assert_allclose(got, want * 3.0 if np.ndim(want) == 0 else want, atol=2e-5, rtol=2e-5)
+
+
 def expected(hidden, table, n_vocab, labels):
     logits = hidden @ table[:n_vocab].T
     counts = (labels >= 0).astype(float)

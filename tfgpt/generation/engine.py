@@ -86,7 +86,7 @@ class Engine:
         """Slots whose prompts are worked together: as many as have no more tokens than one prompt may have."""
         group: list[int] = []
         for slot, ids in prompts.items():
-            if group and (self._product.alone or sum(len(prompts[s]) for s in group) + len(ids) > self.n_ctx):
+            if group and (not self._product.levels or sum(len(prompts[s]) for s in group) + len(ids) > self.n_ctx):
                 yield group
                 group = []
             group.append(slot)

@@ -62,7 +62,7 @@ def pack(weights: Mapping[str, np.ndarray], form: Shape, product: Product, *, co
         if product.dtype == "int8":
             data, scale = quantised(data)
         found, sums = product.laid_out(data), {}
-        if product.rounds_activations:
+        if product.levels:
             sums["sums"] = data.sum(1, dtype=np.int32)
             # No sum of products may leave int32, whatever the activations are.
             limits.append((2**31 - 1) // max(1, int(np.abs(data.astype(np.int16)).sum(1, dtype=np.int64).max())))

@@ -19,9 +19,9 @@ class Product:
 
     dtype = "float32"
     compiled = True  # the product itself may stand inside a compiled program
-    rounds_activations = False
+    # Where activations are rounded to integers, to so many levels: a token's numbers then do not depend on how many others
+    # are multiplied beside it.
     levels = 0
-    alone = True  # a token's numbers may depend on how many are multiplied beside it
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
@@ -123,9 +123,7 @@ class Integers(Product):
     """
 
     compiled = False
-    rounds_activations = True
     levels = 2**13 - 1
-    alone = False
 
     def laid_out(self, data: np.ndarray) -> list[tf.Tensor]:
         return [tf.constant(np.ascontiguousarray(data.T))]

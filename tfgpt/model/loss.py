@@ -37,6 +37,7 @@ def gradients(hidden, table, labels, *, n_vocab: int, scale, in_place: bool = Fa
     They are computed on the way: logits are multiplied three times instead of four. `in_place` is for compilers that change
     an array in a loop without a copy of it: what a part adds to the table's gradient then never exists as a whole.
     """
+    pieces = _pieces(table.shape[0]) if in_place else 1
     total, dtable = ops.zeros((), "float32"), None
     dhidden = []
     for part, label in _parts(hidden, labels, table.shape[0]):
@@ -46,9 +47,7 @@ def gradients(hidden, table, labels, *, n_vocab: int, scale, in_place: bool = Fa
         total = total + found
         d = ops.cast((p - ops.cast(hit, "float32")) * (counts * scale), hidden.dtype)
         dhidden.append(ops.matmul(d, table))
-        dtable = (
-            _product(d, part) if dtable is None else _add(dtable, d, part, _pieces(table.shape[0]) if in_place else 1)
-        )
+        dtable = _product(d, part) if dtable is None else _add(dtable, d, part, pieces)
     return total * scale, ops.concatenate(dhidden, axis=0) if len(dhidden) > 1 else dhidden[0], dtable
 
 

@@ -36,10 +36,8 @@ KEPT = 10  # arrays of [tokens, n_embd] that a block leaves to its backward pass
 WITHIN = 20  # such arrays that exist inside the backward pass of a block, beside what was kept
 SCORES = 3  # of one block of queries: scores, their softmax, and its gradient
 LOGITS = 3  # of a part of the tokens live at one time: logits, their softmax, and its gradient
-HOLES = {
-    False: 0.2,
-    True: 0.05,
-}  # what is taken beyond what is used at one time: by TensorFlow's pool, by a large model's heap
+POOL_HOLES = 0.2  # what TensorFlow's pool takes beyond what is used of it at one time
+HEAP_HOLES = 0.05  # and the heap of a large model on one CPU, which is trained without the pool
 LARGE = 32 << 20  # weights in the blocks from which on a model is large
 GPU_RUNTIME = 600 * MB  # the CUDA context, the libraries' kernels and work space
 
@@ -103,7 +101,8 @@ def memory(
     width = 4 if precision == "float32" else 2
     windows = max(1, config.train_batch_size // (replicas * config.accumulate))
     sums = 4 * trained if config.accumulate > 1 else 0
-    activations = _activations(config, shape, names, windows=windows, width=width)
+    holes = HEAP_HOLES if kind == "CPU" and replicas == 1 and is_large(config) else POOL_HOLES
+    activations = _activations(config, shape, names, windows=windows, width=width, holes=holes)
     stretch = 2 * 2 * 4 * config.train_batch_size * config.n_ctx * min(config.iterations, 8)
     copies = replicas if kind == "CPU" else 1
     if kind == "CPU":
@@ -122,11 +121,13 @@ def memory(
 
 
 def is_large(config: Config) -> bool:
-    """Whether it is trained without TensorFlow's pool, on a CPU."""
+    """Whether it is trained without TensorFlow's pool, on one CPU."""
     return 12 * config.n_layer * config.n_embd**2 >= LARGE
 
 
-def _activations(config: Config, shape: Shape, names: Collection[str], *, windows: int, width: int) -> int:
+def _activations(
+    config: Config, shape: Shape, names: Collection[str], *, windows: int, width: int, holes: float
+) -> int:
     """Bytes of one micro-batch of `windows` windows beyond all gradients; `width` is that of a number, in bytes."""
     tokens = windows * shape.n_ctx
     row = tokens * shape.n_embd * width
@@ -143,7 +144,7 @@ def _activations(config: Config, shape: Shape, names: Collection[str], *, window
     begun = kept + table + max(_vocabulary(shape, tokens), within + sum(gradients.values()) // shape.n_layer)
     ended = sum(gradients.values()) + within
     highest = max(begun, ended)
-    return round(highest * (1 + HOLES[is_large(config)])) - sum(gradients.values())
+    return round(highest * (1 + holes)) - sum(gradients.values())
 
 
 def _scores(shape: Shape, kind: str, windows: int) -> int:
