@@ -161,15 +161,3 @@ def test_a_gradient_that_cannot_be_used_has_no_finite_norm(bad):
     gradient = np.ones((5, 7), "float32")
     gradient[2, 3] = bad
     assert not np.isfinite(norm_of(gradient, np.ones(3)))
-
-
-def test_variables_live_in_memory_of_their_own():
-    memory = np.zeros(4096 + 16, np.float32)
-    start = (-memory.ctypes.data % 64) // 4
-    lent = memory[start : start + 4096]  # lies as TensorFlow likes it: `assign` alone would borrow it
-    variable = tf.Variable(tf.ones(4096))
-    step_module.put(variable, lent)
-    lent[:] = 7.0
-    assert variable.numpy().max() == 0.0
-    step_module.put(variable, variable)
-    assert variable.numpy().max() == 0.0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfgpt.errors import Failure
-from tfgpt.training.step import Step, put
+from tfgpt.training.step import Step
 
 
 def weights_of(step: Step) -> dict[str, np.ndarray]:
@@ -34,7 +34,7 @@ def restore(step: Step, weights: Mapping[str, np.ndarray], optimizer: Mapping[st
     for variables, arrays in pairs:
         for name, variable in variables.items():
             for local in step.place.strategy.experimental_local_results(variable._value):
-                put(local, arrays[name])
+                local.assign(arrays[name])
 
 
 def initialize(step: Step) -> None:

@@ -55,9 +55,6 @@ class Step:
         self.names = trained_names(config, list(gpt.table))
         self._drops_out = bool(config.embed_dropout or config.attn_dropout or config.res_dropout)
         with place.strategy.scope():
-            for variable in gpt.table.values():
-                for local in place.strategy.experimental_local_results(variable._value):
-                    put(local, local)
             self.slots = {name: self._make_slots(name) for name in self.names}
             tokens = config.train_batch_size * config.n_ctx // (place.replicas * config.accumulate)
             self.scale = LossScale(tokens) if place.precision == "float16" else None
@@ -242,13 +239,6 @@ class Step:
             programs.setdefault(kind, self._compiled(self._updater(group)))
             updates.append((group, programs[kind]))
         return updates
-
-
-def put(variable: tf.Variable, value) -> None:
-    """Give `variable` a value in memory of its own. What TensorFlow has borrowed from a NumPy array (it does, where that lies
-    well) it cannot update in place, and the variable would move to the middle of what a step works in."""
-    with tf.device(variable.device):
-        variable.assign(tf.raw_ops.DeepCopy(x=value))
 
 
 def trained_names(config: Config, names: Sequence[str]) -> list[str]:
