@@ -35,9 +35,12 @@ class Muon(AdamW):
             return super().change(name, weight, gradient, slots, lr=lr, count=count)
         m = average(slots["m"], gradient, MOMENTUM)
         ahead = average(gradient, m, 1.0 - MOMENTUM)  # Nesterov: where the momentum will be after one more such step
-        matrices = split(ahead, 3 if ".c_attn." in name else 1)  # [P, R, C]
-        scale = RMS_OF_ADAM * max(matrices.shape[-2:]) ** 0.5
-        return lr * scale * join(orthogonalize(matrices)), {"m": m}
+        parts = 3 if ".c_attn." in name else 1
+        rows, columns = ahead.shape
+        scale = RMS_OF_ADAM * max(rows, columns // parts) ** 0.5
+        # A single matrix is not a stack of one: XLA's products of stacks take 1.6 times as long for it.
+        new = join(orthogonalize(split(ahead, parts))) if parts > 1 else orthogonalize(ahead)
+        return lr * scale * new, {"m": m}
 
 
 def is_hidden(name: str, shape: Shape) -> bool:
