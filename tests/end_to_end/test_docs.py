@@ -41,6 +41,8 @@ def home(tmp_path, monkeypatch):
     lines = "\n".join(json.dumps({"text": f"note {n} " * 30}) for n in range(20))
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "notes.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tinyshakespeare.txt").write_text("To be, or not to be.\n" * 600)
     (tmp_path / "broken.json").write_text(BROKEN)
     if (SHARED / "encoder" / "encoder.json").exists():
         shutil.copytree(SHARED / "encoder", tmp_path / "encoder")
@@ -71,6 +73,8 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
         words += ["--from_dir", "encoder", "--output", "fetched"]  # the same command, without a network
     if words[:2] == ["python", "main.py"] or words[:2] in (["tfgpt", "train"], ["tfgpt", "check"]):
         words += SMALL  # the same command, with a model that trains in seconds
+    if words[:3] == ["tfgpt", "bench", "shakespeare"]:
+        words += ["--steps", "5"]
     if words[0] == "python":
         words[0] = sys.executable
     return subprocess.run(words, capture_output=True, text=True, timeout=300)

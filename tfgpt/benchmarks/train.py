@@ -22,7 +22,7 @@ from tfgpt.machine import cores
 
 AGREE = 1e-2  # largest relative difference between the losses of a step
 TIMED_CALLS = 5
-INSTALL = "pip install torch transformers --extra-index-url https://download.pytorch.org/whl/cpu"
+INSTALL = "pip install {} --extra-index-url https://download.pytorch.org/whl/cpu"
 
 Result = dict[str, Any]
 
@@ -30,7 +30,7 @@ Result = dict[str, Any]
 def run(*, shape: str, precision: str, steps: int, repeats: int, peer: str) -> None:
     """Time both, print a table and one JSON line."""
     if peer != "none":
-        _require_peer()
+        require_peer(["torch", "transformers"])
     calls = min(TIMED_CALLS, steps)
     with tempfile.TemporaryDirectory(prefix="tfgpt-bench-") as folder:
         work = Work(
@@ -60,14 +60,15 @@ def run(*, shape: str, precision: str, steps: int, repeats: int, peer: str) -> N
     print(json.dumps(summary | {"results": results}))
 
 
-def _require_peer() -> None:
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+def require_peer(packages: list[str]) -> None:
+    """Say how to install what is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"the peer needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed",
             where="--peer",
             nearest="none",
-            fix=INSTALL,
+            fix=INSTALL.format(" ".join(packages)),
         )
 
 

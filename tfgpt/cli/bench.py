@@ -7,6 +7,7 @@ example:
   tfgpt bench train
   tfgpt bench train --shape S --precision bfloat16 --peer torch
   tfgpt bench generate --repeats 1
+  tfgpt bench shakespeare --repeats 1
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from tfgpt.errors import UserError
 OF_ENCODE = {"input": None, "encoder_path": None, "mb": 64, "processes": None}
 OF_TRAIN = {"shape": "124M", "precision": "float32", "steps": None, "peer": "torch.compile"}
 OF_GENERATE = {"peers": "all", "batch": None, "rounds": 3}
-OPTIONS = {"encode": OF_ENCODE, "train": OF_TRAIN, "generate": OF_GENERATE}
+OF_SHAKESPEARE = {"text": "data/tinyshakespeare.txt", "peers": "all", "steps": None}
+OPTIONS = {"encode": OF_ENCODE, "train": OF_TRAIN, "generate": OF_GENERATE, "shakespeare": OF_SHAKESPEARE}
 STEPS = {"124M": 5, "M": 20, "S": 200}
 
 
@@ -48,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     generate.add_argument("--peers", choices=["all", "none"], help="default all")
     generate.add_argument("--batch", type=at_least(1), action="append", help="texts at a time (default: 1, then 8)")
+    shakespeare = parser.add_argument_group(
+        "shakespeare: time to a loss beside nanoGPT's recipe for a CPU (--peers, --steps as above)"
+    )
+    shakespeare.add_argument(
+        "--text", metavar="FILE", help="default data/tinyshakespeare.txt, where tfgpt download puts it"
+    )
     generate.add_argument("--rounds", type=at_least(1), help="timed rounds in each process (default 3)")
 
 
@@ -74,6 +82,12 @@ def run(args: argparse.Namespace) -> None:
 
         batches = given["batch"] or [1, 8]
         generate.run(peers=given["peers"], batches=batches, repeats=args.repeats, rounds=given["rounds"])
+        return
+    if args.what == "shakespeare":
+        from tfgpt.benchmarks import shakespeare
+
+        peer = given["peers"] == "all"
+        shakespeare.run(text=given["text"], steps=given["steps"], repeats=args.repeats, peer=peer)
         return
     from tfgpt.benchmarks import train
 
