@@ -18,13 +18,14 @@ KINDS = {
     "dense": ("global", "global"),
     "local": ("local", "local", "local"),
     "mixed": ("global", "local", "global"),
+    "sliding": ("sliding", "global", "sliding"),
 }
 
 
-def form_of(kinds) -> Shape:
-    return Shape(
-        n_vocab=N_VOCAB, n_ctx=N_CTX, n_embd=32, n_layer=len(kinds), n_head=4, attention=kinds, block=BLOCK, offset=3
-    )
+def form_of(kinds, **keys) -> Shape:
+    sizes = {"n_vocab": N_VOCAB, "n_ctx": N_CTX, "n_embd": 32, "n_layer": len(kinds), "n_head": 4, "block": BLOCK}
+    activation = "gelu" if "sliding" in kinds else "gelu_tanh"
+    return Shape(**(sizes | {"attention": kinds, "offset": 3, "window": 5, "activation": activation} | keys))
 
 
 def weights_of(form, seed=0):
@@ -38,9 +39,10 @@ def reference_of(weights, form):
     def mask(layer, length):
         if form.attention[layer] == "local":
             return spans(length, form.block, form.shift(layer))
-        return np.tril(np.ones((length, length), bool))
+        reach = form.window if form.attention[layer] == "sliding" else length
+        return np.tri(length, dtype=bool) & ~np.tri(length, k=-reach, dtype=bool)
 
-    return Reference(weights, heads=form.n_head, n_vocab=form.n_vocab, mask=mask)
+    return Reference(weights, heads=form.n_head, n_vocab=form.n_vocab, mask=mask, activation=form.activation)
 
 
 def text(length=N_CTX, seed=1):
@@ -81,6 +83,24 @@ def test_every_prompt_and_every_step_to_the_last_position(built, kinds, slots):
         engine.step({slots - 1: 0})
 
 
+@pytest.mark.parametrize("window", [70, 130])
+def test_a_window_slides_over_several_chunks_of_the_cache(window):
+    from tfgpt.generation.engine import Engine
+
+    form = form_of(("sliding", "sliding"), n_ctx=300, window=window)
+    weights, ids = weights_of(form), np.random.default_rng(2).integers(0, N_VOCAB, 300).tolist()
+    expected = reference_of(weights, form).logits(np.array([ids]))[0]
+    engine = Engine(weights, form, slots=2, dtype="float32")
+    for start in (10, 280):
+        np.testing.assert_allclose(engine.prefill(0, ids[:start]), expected[start - 1], atol=1e-5)
+    engine.prefill(0, ids[:60])
+    engine.prefill(1, ids[:3])  # its window begins elsewhere
+    for place in range(60, 300):
+        found = engine.step({0: ids[place], 1: ids[place - 57]})
+        np.testing.assert_allclose(found[0], expected[place], atol=2e-5)
+        np.testing.assert_allclose(found[1], expected[place - 57], atol=2e-5)
+
+
 @pytest.mark.parametrize("kinds", KINDS)
 def test_cached_greedy_is_uncached_greedy(built, kinds):
     from tfgpt.config import Config
@@ -91,6 +111,7 @@ def test_cached_greedy_is_uncached_greedy(built, kinds):
     blocks = [[[kind], 1] for kind in form.attention]
     keys = {"n_embd": 32, "n_layer": form.n_layer, "n_head": 4, "n_ctx": N_CTX, "n_vocab": N_VOCAB}
     keys |= {"attention_types": blocks, "fixed_attn_block_size": BLOCK, "layer_offset": 3}
+    keys |= {"attention_window": form.window, "activation": form.activation}
     gpt = GPT(Config(**keys, tokenizer="char", data_path="x"))
     weights = weights_of(form)
     for name, variable in gpt.table.items():

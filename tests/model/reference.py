@@ -5,16 +5,19 @@ It shares no line with the package: attention is one masked [T, T] softmax, the 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
 class Reference:
     """A GPT-2 over named weights; `mask(layer, T)` says which keys a query sees, by default all up to itself."""
 
-    def __init__(self, weights, *, heads, n_vocab, mask=None):
+    def __init__(self, weights, *, heads, n_vocab, mask=None, activation="gelu_tanh"):
         self.w = {name: np.asarray(value, np.float64) for name, value in weights.items()}
         self.layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("h."))
         self.heads, self.n_vocab = heads, n_vocab
+        self.gelu, self.gelu_slope = (gelu, gelu_slope) if activation == "gelu_tanh" else (exact_gelu, exact_gelu_slope)
         self.mask = mask or (lambda layer, length: np.tril(np.ones((length, length), bool)))
 
     def logits(self, ids, segments=None):
@@ -41,7 +44,7 @@ class Reference:
         for i in reversed(range(self.layers)):
             h = f"h.{i}."
             after_ln_1, q, k, v, p, mixed, after_ln_2, before_gelu, ln_1, ln_2 = tape.pop()
-            d = dense_back(dx, gelu(before_gelu), w, g, h + "mlp.c_proj") * gelu_slope(before_gelu)
+            d = dense_back(dx, self.gelu(before_gelu), w, g, h + "mlp.c_proj") * self.gelu_slope(before_gelu)
             dx = dx + norm_back(dense_back(d, after_ln_2, w, g, h + "mlp.c_fc"), ln_2, g, h + "ln_2")
             d = self._split(dense_back(dx, mixed, w, g, h + "attn.c_proj"))
             dp = d @ v.swapaxes(-1, -2)
@@ -69,7 +72,7 @@ class Reference:
             x = x + dense(mixed, w, h + "attn.c_proj")
             b, ln_2 = norm(x, w, h + "ln_2")
             before_gelu = dense(b, w, h + "mlp.c_fc")
-            x = x + dense(gelu(before_gelu), w, h + "mlp.c_proj")
+            x = x + dense(self.gelu(before_gelu), w, h + "mlp.c_proj")
             if tape is not None:
                 tape.append((a, q, k, v, p, mixed, b, before_gelu, ln_1, ln_2))
         final, ln_f = norm(x, w, "ln_f")
@@ -140,3 +143,15 @@ def gelu(x):
 def gelu_slope(x):
     t = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
     return 0.5 * (1 + t) + 0.5 * x * (1 - t**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
+
+
+def exact_gelu(x):
+    return x * normal_cdf(x)
+
+
+def exact_gelu_slope(x):
+    return normal_cdf(x) + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+
+
+def normal_cdf(x):
+    return np.vectorize(lambda number: 0.5 * (1 + math.erf(number / math.sqrt(2))))(x)

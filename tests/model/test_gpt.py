@@ -17,6 +17,7 @@ SHAPES = {
     "nothing to learn": ({}, {"ignored": 2.0}),
     "queries in blocks": ({"n_ctx": 600, "n_embd": 16, "n_layer": 1}, {"rows": 2, "length": 530}),
     "large vocabulary": ({"n_vocab": 1100, "n_head": 2}, {"ignored": 0.1}),
+    "exact GELU": ({"activation": "gelu"}, {}),
     "one wide head": ({"n_embd": 24, "n_head": 1, "n_layer": 3}, {}),
 }
 
@@ -26,7 +27,7 @@ def reference_of(gpt, **how):
 
 
 def compare(gpt, ids, labels, segments=None, mask=None):
-    reference = reference_of(gpt, mask=mask)
+    reference = reference_of(gpt, mask=mask, activation=gpt.form.activation)
     logits = np.array(gpt(ids, segments))
     expected = reference.logits(ids, segments)
     assert logits.shape == expected.shape and logits.dtype == np.float32
@@ -65,11 +66,25 @@ def test_local_blocks_see_their_span_of_a_grid_that_each_block_shifts(keys, offs
     compare(gpt, ids, labels, mask=mask)
 
 
-def test_the_reference_differentiates_its_own_loss():
+@pytest.mark.parametrize(("n_ctx", "length", "window"), [(24, 21, 5), (24, 24, 1), (24, 24, 40), (900, 700, 300)])
+def test_sliding_blocks_see_as_many_tokens_as_their_window_holds(n_ctx, length, window):
+    gpt = made(n_layer=2, n_ctx=n_ctx, attention_types=[[["sliding", "global"], 1]], attention_window=window)
+    ids, labels = batch(gpt, length=length)
+
+    def mask(layer, length):
+        distance = np.arange(length)[:, None] - np.arange(length)[None]
+        return (distance >= 0) & ((distance < window) | (layer == 1))
+
+    compare(gpt, ids, labels, documents(ids.shape), mask=mask)
+    compare(gpt, ids, labels, mask=mask)
+
+
+@pytest.mark.parametrize("activation", ["gelu_tanh", "gelu"])
+def test_the_reference_differentiates_its_own_loss(activation):
     """Central differences in float64, so that the truth above is one."""
-    gpt = made(n_layer=2)
+    gpt = made(n_layer=2, activation=activation)
     ids, labels = batch(gpt, ignored=0.2)
-    segments, reference, rng = documents(ids.shape), reference_of(gpt), np.random.default_rng(3)
+    segments, reference, rng = documents(ids.shape), reference_of(gpt, activation=activation), np.random.default_rng(3)
     gradients = reference.gradients(ids, labels, segments)
     for name, weight in reference.w.items():
         direction, original = rng.normal(size=weight.shape), weight.copy()

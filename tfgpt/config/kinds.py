@@ -54,7 +54,7 @@ def _is_tokenizer(value: Any) -> bool:
 
 
 def _is_attention(value: Any) -> bool:
-    kinds = ("global", "local")
+    kinds = ("global", "local", "sliding")
     return isinstance(value, list) and all(
         isinstance(pair, (list, tuple))
         and len(pair) == 2
@@ -72,7 +72,9 @@ _TOKENIZER_WORDS = '"gpt2", "char", "char+bytes", "byte", "bpe:N" with N from 25
 _INPUT_WORDS = f'one of {", ".join(f"{chr(34)}{name}{chr(34)}" for name in INPUTS)}, or "package.module:function"'
 _RECOMPUTE_WORDS = '"none", "block", or a whole number of at least 1 (blocks kept together)'
 _EVAL_WORDS = 'a whole number from 0 to 2147483647, or "all"'
-_ATTENTION_WORDS = 'a list like [[["global", "local"], 6]]: kinds ("global", "local") and how often they repeat'
+_ATTENTION_WORDS = (
+    'a list like [[["global", "local"], 6]]: kinds ("global", "local", "sliding") and how often they repeat'
+)
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -108,7 +110,7 @@ EvalSteps = Annotated[
     Legal(_EVAL_WORDS),
 ]
 AttentionTypes = Annotated[
-    list[tuple[list[Literal["global", "local"]], int]],
+    list[tuple[list[Literal["global", "local", "sliding"]], int]],
     _rule(_is_attention, _ATTENTION_WORDS, change=lambda v: [(pair[0], pair[1]) for pair in v]),
     Legal(_ATTENTION_WORDS),
     WithJsonSchema({"type": "array", "items": {"type": "array", "minItems": 2, "maxItems": 2}}),

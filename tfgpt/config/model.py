@@ -55,6 +55,13 @@ class ModelKeys(BaseModel):
     attention_types: AttentionTypes | None = Field(
         default=None, description="Kind of attention block by block, in place of `local`; it covers n_layer blocks."
     )
+    attention_window: Count = Field(
+        default=256,
+        description='With "sliding" in attention_types: how many tokens a position sees, itself among them.',
+    )
+    activation: Literal["gelu_tanh", "gelu"] = Field(
+        default="gelu_tanh", description="gelu_tanh: GPT-2's approximation; gelu: the exact one, as in nanoGPT."
+    )
     init: Literal["gpt2", "seed"] = Field(
         default="gpt2",
         description="gpt2: N(0, 0.02), residual projections / sqrt(2 n_layer); seed: 0.02 with the two scale_by_ keys.",

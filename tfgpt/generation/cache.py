@@ -25,6 +25,7 @@ class Cache:
         depth = form.n_embd // form.n_head
         self.spans = [form.block if kind == "local" else form.n_ctx for kind in form.attention]
         self.shifts = [form.shift(i) if kind == "local" else 0 for i, kind in enumerate(form.attention)]
+        self.windows = [form.window if kind == "sliding" else form.n_ctx for kind in form.attention]
         self.keys, self.values = [], []
         for span in self.spans:
             places = span if span <= CHUNK else -(-span // CHUNK) * CHUNK
@@ -39,9 +40,9 @@ class Cache:
         return sum(4 * int(tf.size(x)) for x in self.keys + self.values)
 
     def where(self, layer: int) -> list[tf.Tensor]:
-        """What a program is told about a block: handles of its keys and values, span and shift of its attention."""
+        """What a program is told about a block: handles of its keys and values; span, shift and window of its attention."""
         keys, values = self.keys[layer], self.values[layer]
-        return [keys.handle, values.handle, tf.constant(self.spans[layer]), tf.constant(self.shifts[layer])]
+        return [keys.handle, values.handle, *(tf.constant(x[layer]) for x in (self.spans, self.shifts, self.windows))]
 
     def shape(self, layer: int) -> tuple[int, ...]:
         """Of the keys of a block: [slots, chunks, H, D, chunk]."""
@@ -72,10 +73,10 @@ def extend_and_attend(q, k, v, positions, active, where, shape):
     # The only way to XLA's update in place: TensorFlow's own scatter becomes a loop over single numbers.
     from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
-    handle_k, handle_v, span, shift = where
+    handle_k, handle_v, span, shift, window = where
     slots, _, heads, depth, chunk = shape
     index = (positions + shift) % span
-    first = tf.where(positions + shift < span, shift, 0)
+    first = tf.maximum(tf.where(positions + shift < span, shift, 0), index - window + 1)
     keys = tf.raw_ops.ReadVariableOp(resource=handle_k, dtype=tf.float32)
     values = tf.raw_ops.ReadVariableOp(resource=handle_v, dtype=tf.float32)
     zero = tf.constant(0)
@@ -90,6 +91,7 @@ def extend_and_attend(q, k, v, positions, active, where, shape):
 
     used = tf.where(active, index, 0)
     chunks = tf.reduce_max(used) // chunk + 1
+    oldest = tf.reduce_min(tf.where(active, first, span)) // chunk  # what no slot sees any more is not looked at
     q = q * depth**-0.5
 
     def look(number, top, total, found):
@@ -104,6 +106,11 @@ def extend_and_attend(q, k, v, positions, active, where, shape):
         found = found * less + tf.reduce_sum(p[..., None] * some_values, 2)
         return number + 1, new_top, total, found
 
-    start = [zero, tf.fill((slots, heads, 1), HIDDEN), tf.zeros((slots, heads, 1)), tf.zeros((slots, heads, depth))]
+    start = [
+        tf.minimum(oldest, chunks - 1),
+        tf.fill((slots, heads, 1), HIDDEN),
+        tf.zeros((slots, heads, 1)),
+        tf.zeros((slots, heads, depth)),
+    ]
     _, _, total, found = tf.while_loop(lambda number, *_: number < chunks, look, start)
     return found / total

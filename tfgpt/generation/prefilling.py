@@ -76,14 +76,15 @@ class Prefill:
             with tf.control_dependencies([x]):
                 return self.product.prompt(x, layer[name], vectors(name), self.model.limit)
 
-        own, span, shift = vectors("ln_1"), tf.constant(self.cache.spans[i]), tf.constant(self.cache.shifts[i])
+        own = vectors("ln_1")
+        reach = [tf.constant(x[i]) for x in (self.cache.spans, self.cache.shifts, self.cache.windows)]
         qkv = tf.reshape(dense(norm(x, own["weight"], own["bias"]), "attn.c_attn"), (-1, 3, heads, width // heads))
         q, k, v = tf.unstack(tf.transpose(qkv, (1, 2, 0, 3)))  # [H, T, D] each
-        out = self._attend(q, k, v, blocks, span, shift, local=self.form.attention[i] == "local")
+        out = self._attend(q, k, v, blocks, *reach, kind=self.form.attention[i])
         x = x + dense(out, "attn.c_proj")
         own = vectors("ln_2")
         h = dense(norm(x, own["weight"], own["bias"]), "mlp.c_fc")
-        return x + dense(gelu(h), "mlp.c_proj"), k, v
+        return x + dense(gelu(h, self.form.activation), "mlp.c_proj"), k, v
 
 
 def _fill_each(k, v, ends, slots, keys, values, span, shift) -> None:
@@ -104,8 +105,8 @@ def blocks_of(lengths: tf.Tensor) -> tf.Tensor:
     return tf.stack([begin, first, behind], 1)
 
 
-def attention(q, k, v, blocks, span, shift, *, local: bool):
-    """Causal attention of prompts that stand one behind the other, each over itself; local: inside spans.
+def attention(q, k, v, blocks, span, shift, window, *, kind: str):
+    """Causal attention of prompts that stand one behind the other, each over itself; local: inside spans; sliding: in a window.
 
     q, k, v: [H, T, D]; `blocks` as `blocks_of` gives them. Returns [T, H * D].
     """
@@ -114,11 +115,17 @@ def attention(q, k, v, blocks, span, shift, *, local: bool):
 
     def look(number, done):
         begin, first, behind = tf.unstack(blocks[number])
-        since = tf.maximum((first - begin + shift) // span * span - shift, 0) + begin if local else begin
+        since = begin
+        if kind == "local":
+            since += tf.maximum((first - begin + shift) // span * span - shift, 0)
+        elif kind == "sliding":
+            since += tf.maximum(first - begin - window + 1, 0)
         scores = tf.matmul(q[:, first:behind], k[:, since:behind], transpose_b=True)
         asks, seen = tf.range(first, behind)[:, None], tf.range(since, behind)[None]
         allowed = seen <= asks
-        if local:
+        if kind == "sliding":
+            allowed &= seen > asks - window
+        elif kind == "local":
             allowed &= (seen - begin + shift) // span == (asks - begin + shift) // span
         p = tf.nn.softmax(tf.where(allowed, scores, HIDDEN))
         out = tf.reshape(tf.transpose(tf.matmul(p, v[:, since:behind]), (1, 0, 2)), (-1, heads * depth))

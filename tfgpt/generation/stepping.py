@@ -31,8 +31,10 @@ def norm(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     return (centred * weight + bias * deviation) / deviation
 
 
-def gelu(x: tf.Tensor) -> tf.Tensor:
-    """GPT-2's GELU; 1 + tanh(u) is 2 / (1 + exp(-2 u))."""
+def gelu(x: tf.Tensor, kind: str) -> tf.Tensor:
+    """GPT-2's GELU; 1 + tanh(u) is 2 / (1 + exp(-2 u)). Or the exact one."""
+    if kind == "gelu":
+        return x / (2.0 / (1.0 + tf.math.erf(x * math.sqrt(0.5))))
     return x / (1.0 + tf.exp(-2.0 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
@@ -117,7 +119,7 @@ class Steps:
 
     def _widen(self, raw, entered, vectors):
         found = self.product.leave(raw, entered, pick(vectors, self.model.places, "mlp.c_fc"))
-        return self.product.enter(gelu(found), self.model.limit)
+        return self.product.enter(gelu(found, self.form.activation), self.model.limit)
 
     def _logits(self, raw, entered, vectors):
         return self.product.leave(raw, entered, pick(vectors, self.model.last_places, "wte"))

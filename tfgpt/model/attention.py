@@ -1,4 +1,4 @@
-"""Causal attention whose memory grows with the length, not with its square: global, and local inside spans.
+"""Causal attention whose memory grows with the length, not with its square: global, sliding, and local inside spans.
 
 Queries are worked in blocks, each against only the keys that it can see. What the backward pass needs is the output and one
 number a query, the logarithm of its softmax's divisor; probabilities are computed again there (FlashAttention, arXiv
@@ -30,14 +30,22 @@ class Span:
     shift: int
 
 
-def forward(q, k, v, *, span: Span | None = None, segments=None, rate: float = 0.0, key=None):
+@dataclass(frozen=True)
+class Window:
+    """Every position sees itself and the `size` - 1 before it."""
+
+    size: int
+
+
+def forward(q, k, v, *, span: Span | Window | None = None, segments=None, rate: float = 0.0, key=None):
     """Output [B, H, T, D] of q, k, v [B, H, T, D], and the logarithm of each query's divisor [B, H, T, 1], float32.
 
-    Each position attends to itself and all before it; in its `span`, and in its segment where `segments` [B, T] are given.
+    Each position attends to itself and all before it; in its `span` or window, and in its segment where `segments` [B, T] are
+    given.
     `rate` is dropout on attention weights, with its `key`.
     """
-    if span is None:
-        return _forward(q, k, v, _causal(q.shape[2], segments), rate, key)
+    if not isinstance(span, Span):
+        return _forward(q, k, v, _causal(q.shape[2], segments, span), rate, key)
     grid = _Grid(span, q.shape, segments)
     spread = [grid.spread(x) for x in (q, k, v)]
     outputs, divisors = [], []
@@ -49,10 +57,12 @@ def forward(q, k, v, *, span: Span | None = None, segments=None, rate: float = 0
     return grid.gathered(outputs), grid.gathered(divisors)
 
 
-def backward(q, k, v, dout, divisor, delta, *, span: Span | None = None, segments=None, rate: float = 0.0, key=None):
+def backward(
+    q, k, v, dout, divisor, delta, *, span: Span | Window | None = None, segments=None, rate: float = 0.0, key=None
+):
     """Gradients of q, k and v; `delta` [B, H, T, 1] is the sum over D of output times `dout`, float32."""
-    if span is None:
-        return _backward(q, k, v, dout, divisor, delta, _causal(q.shape[2], segments), rate, key)
+    if not isinstance(span, Span):
+        return _backward(q, k, v, dout, divisor, delta, _causal(q.shape[2], segments, span), rate, key)
     grid = _Grid(span, q.shape, segments)
     spread = [grid.spread(x) for x in (q, k, v, dout, divisor, delta)]
     found: list[list[Any]] = [[], [], []]
@@ -66,21 +76,28 @@ def backward(q, k, v, dout, divisor, delta, *, span: Span | None = None, segment
 
 @dataclass(frozen=True)
 class _Seen:
-    """Blocks of queries (start, stop), and which of the keys [0, stop) each of a block can see."""
+    """Blocks of queries (first, start, stop), and which of the keys [first, stop) each of [start, stop) can see."""
 
-    spans: list[tuple[int, int]]
-    mask: Callable[[int, int], Any]
+    spans: list[tuple[int, int, int]]
+    mask: Callable[[int, int, int], Any]
 
 
-def _causal(length: int, segments) -> _Seen:
-    def mask(start: int, stop: int):
-        seen = _not_later(range(start, stop), range(stop))[None, None]
+def _causal(length: int, segments, window: Window | None) -> _Seen:
+    size = window.size if window else length
+
+    def mask(first: int, start: int, stop: int):
+        seen = _not_later(range(start, stop), range(first, stop))
+        if size < stop - first:
+            too_old = _not_later(range(start - size, stop - size), range(first, stop))
+            seen = ops.logical_and(seen, ops.logical_not(too_old))
+        seen = seen[None, None]
         if segments is not None:
-            same = ops.equal(segments[:, start:stop, None], segments[:, None, :stop])
+            same = ops.equal(segments[:, start:stop, None], segments[:, None, first:stop])
             seen = ops.logical_and(seen, same[:, None])
         return seen
 
-    return _Seen([(start, min(start + QUERIES, length)) for start in range(0, length, QUERIES)], mask)
+    starts = range(0, length, QUERIES)
+    return _Seen([(max(0, start - size + 1), start, min(start + QUERIES, length)) for start in starts], mask)
 
 
 class _Grid:
@@ -106,7 +123,7 @@ class _Grid:
         step = max(1, GROUP // self.size**2)
         for first in range(0, self.count, step):
             group = slice(first, first + step)
-            yield group, _Seen([(0, self.size)], lambda *span, group=group: self.seen[:, :, group])
+            yield group, _Seen([(0, 0, self.size)], lambda *span, group=group: self.seen[:, :, group])
 
     def spread(self, x):
         x = ops.pad(x, ((0, 0), (0, 0), (self.front, self.back), (0, 0)))
@@ -128,20 +145,20 @@ def _not_later(queries: range, keys: range):
 
 
 def _forward(q, k, v, seen: _Seen, rate, key):
-    """Attention of the queries of each span (start, stop) over keys [0, stop) where `seen.mask(start, stop)` allows it."""
+    """Attention of the queries [start, stop) of each span over keys [first, stop) where `seen.mask` allows it."""
     dtype = q.dtype
     scale = ops.cast(1 / math.sqrt(q.shape[-1]), dtype)
     outputs, divisors = [], []
-    for start, stop in seen.spans:
+    for first, start, stop in seen.spans:
         asked = after(q[..., start:stop, :] * scale, outputs[-1:])
-        s = ops.cast(ops.matmul(asked, ops.swapaxes(k[..., :stop, :], -1, -2)), "float32")
-        s = ops.where(seen.mask(start, stop), s, HIDDEN)
+        s = ops.cast(ops.matmul(asked, ops.swapaxes(k[..., first:stop, :], -1, -2)), "float32")
+        s = ops.where(seen.mask(first, start, stop), s, HIDDEN)
         top = ops.max(s, axis=-1, keepdims=True)
         p = ops.exp(s - top)
         total = ops.sum(p, axis=-1, keepdims=True)
         if rate and key is not None:
             p = ops.where(_alive(key, start, p.shape, rate), p * (1 / (1 - rate)), 0.0)
-        found = ops.matmul(ops.cast(p, dtype), v[..., :stop, :])
+        found = ops.matmul(ops.cast(p, dtype), v[..., first:stop, :])
         outputs.append(ops.cast(ops.cast(found, "float32") / total, dtype))
         divisors.append(top + ops.log(total))
     return _join(outputs), _join(divisors)
@@ -154,20 +171,20 @@ def _backward(q, k, v, dout, divisor, delta, seen: _Seen, rate, key):
     scale = 1 / math.sqrt(q.shape[-1])
     turned = [ops.swapaxes(x, -1, -2) for x in (q * ops.cast(scale, dtype), k, dout, delta, divisor)]
     dq, dk, dv = [], [], []
-    for start, stop in seen.spans:
+    for first, start, stop in seen.spans:
         done = dv[-1:] + dk[-1:] + dq[-1:]
         asked, doubted, less, own_divisor = (after(turned[i][..., start:stop], done) for i in (0, 2, 3, 4))
-        s = ops.cast(ops.matmul(k[..., :stop, :], asked), "float32")
-        p = ops.exp(ops.where(ops.swapaxes(seen.mask(start, stop), -1, -2), s, HIDDEN) - own_divisor)
-        dp = ops.cast(ops.matmul(v[..., :stop, :], doubted), "float32")
+        s = ops.cast(ops.matmul(k[..., first:stop, :], asked), "float32")
+        p = ops.exp(ops.where(ops.swapaxes(seen.mask(first, start, stop), -1, -2), s, HIDDEN) - own_divisor)
+        dp = ops.cast(ops.matmul(v[..., first:stop, :], doubted), "float32")
         used = p
         if rate and key is not None:
-            alive = ops.swapaxes(_alive(key, start, (*p.shape[:-2], stop - start, stop), rate), -1, -2)
+            alive = ops.swapaxes(_alive(key, start, (*p.shape[:-2], stop - start, stop - first), rate), -1, -2)
             used, dp = (ops.where(alive, x * (1 / (1 - rate)), 0.0) for x in (p, dp))
         ds = ops.cast(p * (dp - less) * scale, dtype)
         dv.append(ops.matmul(ops.cast(used, dtype), dout[..., start:stop, :]))
         dk.append(ops.matmul(ds, q[..., start:stop, :]))
-        dq.append(ops.matmul(turned[1][..., :stop], ds))
+        dq.append(ops.matmul(turned[1][..., first:stop], ds))
     whole = dq[0] if len(dq) == 1 else ops.concatenate(dq, axis=-1)
     return ops.swapaxes(whole, -1, -2), _sum(dk, seen.spans), _sum(dv, seen.spans)
 
@@ -181,8 +198,16 @@ def _join(parts):
 
 
 def _sum(parts, spans):
-    """Sum over all spans of queries of what each says about keys [0, stop)."""
+    """Sum over all spans of queries of what each says about its keys [first, stop)."""
     sums = []
-    for start, stop in spans:
-        sums.append(sum(part[..., start:stop, :] for part, (_, end) in zip(parts, spans, strict=True) if end >= stop))
+    for _, start, stop in spans:
+        own = []
+        for part, (first, _, end) in zip(parts, spans, strict=True):
+            if end >= stop and first < stop:
+                piece = part[..., max(start - first, 0) : stop - first, :]
+                missing = max(first - start, 0)  # keys of this block that these queries no longer see
+                own.append(
+                    ops.pad(piece, [(0, 0)] * (len(piece.shape) - 2) + [(missing, 0), (0, 0)]) if missing else piece
+                )
+        sums.append(sum(own[1:], own[0]))
     return _join(sums)

@@ -14,7 +14,7 @@ from typing import Any
 from keras import ops
 
 from tfgpt.model import attention
-from tfgpt.model.attention import Span
+from tfgpt.model.attention import Span, Window
 from tfgpt.model.layers import dense, dense_gradient, gelu, gelu_gradient, norm, norm_gradient
 from tfgpt.model.randomness import dropout, fold
 from tfgpt.model.shape import block_weights
@@ -29,10 +29,11 @@ class Block:
 
     width: int
     heads: int
-    span: Span | None  # None: attention sees all that came before
+    span: Span | Window | None  # None: attention sees all that came before
     attention_dropout: float
     residual_dropout: float
     dtype: str
+    activation: str = "gelu_tanh"
 
     def forward(self, x, weights: Sequence[Any], segments=None, key=None):
         """The block's output [B, T, E]."""
@@ -49,7 +50,7 @@ class Block:
         middle = x + dropout(a, self.residual_dropout, keys[1])
         inner = norm(middle, w["ln_2.weight"], w["ln_2.bias"])
         inner = dense(inner, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"])
-        m = dense(gelu(inner), w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
+        m = dense(gelu(inner, self.activation), w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
         return middle + dropout(m, self.residual_dropout, keys[2]), (qkv, divisor, merged, middle, inner)
 
     def backward(self, dy, x, kept: Sequence[Any], weights: Sequence[Any], segments=None, key=None):
@@ -66,8 +67,10 @@ class Block:
             dx, d[f"{name}.weight"], d[f"{name}.bias"] = norm_gradient(x, w[f"{name}.weight"], dy)
             return dx
 
-        dinner = back("mlp.c_proj", gelu(inner), dropout(dy, self.residual_dropout, keys[2]))
-        dinner = back("mlp.c_fc", norm(middle, w["ln_2.weight"], w["ln_2.bias"]), gelu_gradient(inner, dinner))
+        dinner = back("mlp.c_proj", gelu(inner, self.activation), dropout(dy, self.residual_dropout, keys[2]))
+        dinner = back(
+            "mlp.c_fc", norm(middle, w["ln_2.weight"], w["ln_2.bias"]), gelu_gradient(inner, dinner, self.activation)
+        )
         dmiddle = dy + back_norm("ln_2", middle, dinner)
         dmerged = back("attn.c_proj", merged, dropout(dmiddle, self.residual_dropout, keys[1]))
         delta = ops.sum(self._heads(ops.cast(dmerged, "float32") * ops.cast(merged, "float32")), axis=-1, keepdims=True)

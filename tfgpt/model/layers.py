@@ -13,6 +13,7 @@ from keras import ops
 EPSILON = 1e-5  # GPT-2's
 SMALL_VOCABULARY = 1024  # up to here the gradient of a lookup is faster as a product with one-hot rows
 _A, _B = math.sqrt(2 / math.pi), 0.044715
+_C, _D = math.sqrt(0.5), math.sqrt(0.5 / math.pi)
 
 
 def dense(x, weight, bias):
@@ -43,15 +44,18 @@ def norm_gradient(x, weight, dy):
     return ops.cast(d * rate, x.dtype), ops.sum(dy * y, axis=before), ops.sum(dy, axis=before)
 
 
-def gelu(x):
-    """GPT-2's GELU (tanh form)."""
+def gelu(x, kind: str = "gelu_tanh"):
+    """GPT-2's GELU (tanh form), or the exact one."""
     wide = ops.cast(x, "float32")
-    return ops.cast(0.5 * wide * (1.0 + _tanh(wide)), x.dtype)
+    return ops.cast(0.5 * wide * (1.0 + (_tanh(wide) if kind == "gelu_tanh" else ops.erf(wide * _C))), x.dtype)
 
 
-def gelu_gradient(x, dy):
+def gelu_gradient(x, dy, kind: str = "gelu_tanh"):
     """Gradient of x."""
     wide = ops.cast(x, "float32")
+    if kind == "gelu":
+        slope = 0.5 * (1.0 + ops.erf(wide * _C)) + wide * ops.exp(-0.5 * wide * wide) * _D
+        return ops.cast(ops.cast(dy, "float32") * slope, x.dtype)
     t = _tanh(wide)
     slope = 0.5 * (1.0 + t) + 0.5 * wide * (1.0 - t * t) * _A * (1.0 + 3.0 * _B * wide * wide)
     return ops.cast(ops.cast(dy, "float32") * slope, x.dtype)

@@ -12,7 +12,7 @@ from typing import Any
 from keras import ops
 
 from tfgpt.config import Config
-from tfgpt.model.attention import Span
+from tfgpt.model.attention import Span, Window
 from tfgpt.model.block import Block
 from tfgpt.model.ends import Beginning, End
 from tfgpt.model.layers import add_rows, after, embed_gradient
@@ -48,12 +48,13 @@ class Parts:
             Block(
                 width=form.n_embd,
                 heads=form.n_head,
-                span=Span(form.block, form.shift(i)) if kind == "local" else None,
+                span=_span(form, i),
+                activation=form.activation,
                 attention_dropout=settings.attn_dropout,
                 residual_dropout=settings.res_dropout,
                 dtype=dtype,
             )
-            for i, kind in enumerate(form.attention)
+            for i in range(form.n_layer)
         ]
         self._compiled = compiled or (lambda function: function)
         self._add_rows = add_rows
@@ -163,6 +164,13 @@ class Parts:
 
 def _last(weights: Weights):
     return weights["ln_f.weight"], weights["ln_f.bias"]
+
+
+def _span(form: Shape, layer: int) -> Span | Window | None:
+    kind = form.attention[layer]
+    if kind == "global":
+        return None
+    return Window(form.window) if kind == "sliding" else Span(form.block, form.shift(layer))
 
 
 def _fold(key, layer: int):

@@ -23,9 +23,11 @@ class Shape:
     n_embd: int
     n_layer: int
     n_head: int
-    attention: tuple[str, ...]  # "global" or "local", block by block
+    attention: tuple[str, ...]  # "global", "local" or "sliding", block by block
     block: int = 128  # span of local attention, in tokens
     offset: int = 16  # by which block i shifts the grid of spans, times i
+    window: int = 256  # what a position of sliding attention sees, itself among it
+    activation: str = "gelu_tanh"
     multiple: int = 64  # the embedding table is padded to a multiple of this
 
     @classmethod
@@ -43,6 +45,8 @@ class Shape:
             attention=tuple(kinds or ["local" if config.local else "global"] * config.n_layer),
             block=config.fixed_attn_block_size,
             offset=config.layer_offset,
+            window=config.attention_window,
+            activation=config.activation,
             multiple=config.vocab_multiple,
         )
 
@@ -79,7 +83,8 @@ class Shape:
         Positions are looked up, not multiplied, so they do not count; attention counts the keys a query may see on average.
         """
         dense = self.parameters - self.n_ctx * self.n_embd
-        seen = sum(self.n_ctx if kind == "global" else min(self.block, self.n_ctx) for kind in self.attention)
+        reach = {"global": self.n_ctx, "local": self.block, "sliding": self.window}
+        seen = sum(min(reach[kind], self.n_ctx) for kind in self.attention)
         return 6.0 * dense + 12.0 * self.n_embd * seen
 
 

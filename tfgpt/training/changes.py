@@ -32,7 +32,7 @@ KINDS: dict[Kind, str] = {
     # The weights or the optimizer's state would not fit, or would mean something else.
     "never": """
         model n_layer n_embd n_head n_ctx n_vocab vocab_multiple local fixed_attn_block_size layer_offset attention_types
-        opt_name
+        attention_window activation opt_name
     """,
 }
 KIND_OF: dict[str, Kind] = {key: kind for kind, keys in KINDS.items() for key in keys.split()}
@@ -111,6 +111,8 @@ def _rows(changes: Iterable[Change], remark: str) -> list[str]:
 def _kind(key: str, old: dict[str, Any], new: dict[str, Any]) -> Kind:
     if key in ("fixed_attn_block_size", "layer_offset") and not (_has_local(old) or _has_local(new)):
         return "harmless"  # global attention does not read them
+    if key == "attention_window" and not (_has_local(old, "sliding") or _has_local(new, "sliding")):
+        return "harmless"
     if key == "warmup_steps" and all(side.get(key) == _default(key, side) for side in (old, new)):
         return "harmless"  # it only follows max_steps, which may change
     if key == "beta1" and "adam" not in (old.get("opt_name"), new.get("opt_name")):
@@ -121,8 +123,8 @@ def _kind(key: str, old: dict[str, Any], new: dict[str, Any]) -> Kind:
     return KIND_OF.get(key, "allow")
 
 
-def _has_local(config: dict[str, Any]) -> bool:
-    return bool(config.get("local")) or "local" in json.dumps(config.get("attention_types"))
+def _has_local(config: dict[str, Any], kind: str = "local") -> bool:
+    return bool(config.get(kind)) or kind in json.dumps(config.get("attention_types"))
 
 
 def _without_places(datasets: list[dict[str, Any]] | None) -> list[dict[str, Any]]:

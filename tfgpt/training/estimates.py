@@ -149,8 +149,9 @@ def _activations(
 
 def _scores(shape: Shape, kind: str, windows: int) -> int:
     """Attention weights that exist at one time, float32: of a block of queries, or of a group of spans."""
-    if kind == "global":
-        return 4 * windows * shape.n_head * min(shape.n_ctx, QUERIES) * shape.n_ctx
+    if kind != "local":
+        keys = shape.n_ctx if kind == "global" else min(shape.window + QUERIES, shape.n_ctx)
+        return 4 * windows * shape.n_head * min(shape.n_ctx, QUERIES) * keys
     spans = math.ceil(shape.n_ctx / shape.block)
     return 4 * windows * shape.n_head * min(spans, max(1, GROUP // shape.block**2)) * shape.block**2
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tfgpt import files
+from tfgpt import files, tensors
 from tfgpt.errors import Failure, UserError
 from tfgpt.progress import Progress
-from tfgpt.training import manifest, marks, tensors
+from tfgpt.training import manifest, marks
 from tfgpt.training.manifest import Damaged, Entry
 
 # Below this size, a progress bar would only flicker.

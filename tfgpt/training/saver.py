@@ -15,9 +15,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from tfgpt import files
+from tfgpt import files, tensors
 from tfgpt.errors import UserError
-from tfgpt.training import manifest, tensors
+from tfgpt.training import manifest
 from tfgpt.training.manifest import Manifest, Part
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -12,7 +12,7 @@ from safetensors import deserialize
 from safetensors.numpy import load as package_load
 from safetensors.numpy import save as package_save
 
-from tfgpt.training import tensors
+from tfgpt import tensors
 
 
 def written(arrays) -> bytes:
