@@ -95,7 +95,7 @@ class Estimator:
             )
         kept = Checkpoints(self.config.model_path, keep_last=self.config.keep_last)
         state, _ = starting.begin(self.config, self.step, self.inputs, kept=kept, allow_change=self.allow_change)
-        if not state.step and not self.config.init_from:
+        if not state.step and not starting.origin(self.config):
             raise UserError(
                 "there is no checkpoint to evaluate",
                 where=self.config.model_path,
@@ -121,7 +121,7 @@ class Estimator:
         options = {"top_k": self.config.top_k, "num_samples": self.config.predict_batch_size} | options
         texts = 1 if prompts is None or isinstance(prompts, str) else len(prompts)
         slots = max(1, min(texts * Options.of(options).num_samples, SLOTS))
-        generator = Generator.load(self.config.model_path, dtype=dtype, slots=slots, note=self.say)
+        generator = Generator.load(self.config.model_path, dtype=dtype, slots=slots, like=self.config, note=self.say)
         return generator.generate(prompts, **options)
 
     @contextmanager

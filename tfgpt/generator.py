@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfgpt import files, tokenizers
+from tfgpt import tokenizers
 from tfgpt.config import Config
 from tfgpt.errors import UserError
 from tfgpt.generation import scoring
@@ -19,7 +19,7 @@ from tfgpt.generation.streams import Stream, Streams
 from tfgpt.generation.writing import Result
 from tfgpt.quiet import quiet_start
 from tfgpt.tokenizers import Tokenizer
-from tfgpt.training import restoring
+from tfgpt.training import opening
 from tfgpt.training.restoring import Checkpoint
 
 if TYPE_CHECKING:
@@ -58,22 +58,26 @@ class Generator:
         slots: int = 1,
         best: bool = False,
         tokenizer: str | None = None,
+        like: Config | None = None,
         note: Callable[[str], None] | None = None,
     ) -> Generator:
-        """The model in a checkpoint folder, or the newest good (or the `best`) checkpoint of a run's folder.
+        """The model in a checkpoint folder, the newest good (or the `best`) checkpoint of a run's folder, or a released model.
 
         dtype      what weights are kept in: "float32", "bfloat16", "int8", or "auto", the fastest by a short measurement
         slots      texts that are written at the same time: more for many prompts, at a price for a single one
         tokenizer  name or folder of one, in place of that in the checkpoint
+        like       a configuration that tells what a released checkpoint may not: its heads, its tokenizer
         note       hears what is worth knowing (stderr without it)
         """
         if dtype not in DTYPES:
             raise UserError(f'there is no dtype "{dtype}"', nearest=", ".join(DTYPES))
         if slots < 1:
             raise UserError(f"slots must be a whole number of at least 1, found {slots}")
-        found = restoring.load(folder, optimizer=False, best=best)
+        found, own, notes = opening.load(folder, best=best, like=like)
+        for text in notes:
+            (note or _note)(text)
         config = Config(**found.config)
-        spoken = _tokenizer(found, config, tokenizer)
+        spoken = own if own is not None and tokenizer is None else _tokenizer(found, like or config, tokenizer)
         # What takes seconds to import comes when most mistakes have been told.
         with quiet_start():
             from tfgpt.generation.engine import Engine
@@ -161,9 +165,6 @@ def _form(found: Checkpoint, config: Config, tokenizer: Tokenizer) -> Shape:
 def _tokenizer(found: Checkpoint, config: Config, named: str | None) -> Tokenizer:
     if named is not None:
         return tokenizers.from_name(named)
-    folder = files.join(found.path, "tokenizer")
-    if files.exists(folder):
-        return tokenizers.load(folder)
     try:
         return tokenizers.from_name(config.tokenizer, encoder_path=config.encoder_path)
     except UserError as error:

@@ -7,7 +7,9 @@ safetensors package because a checkpoint's sha256 is taken of the same pieces on
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -24,7 +26,29 @@ TYPES: dict[str, np.dtype] = {
 NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
-def header(arrays: Mapping[str, np.ndarray]) -> bytes:
+@dataclass(frozen=True)
+class Later:
+    """An array of float32 that is made when its turn comes to be written, so that only one exists at a time."""
+
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+    dtype = np.dtype("<f4")
+
+    @property
+    def nbytes(self) -> int:
+        """Of the array."""
+        return 4 * math.prod(self.shape)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        found = np.asarray(self.make(), dtype or self.dtype)
+        assert found.shape == self.shape, (found.shape, self.shape)
+        return found
+
+
+Arrays = Mapping[str, np.ndarray | Later]
+
+
+def header(arrays: Arrays) -> bytes:
     """The head of the file that holds `arrays`; a ValueError for a type that safetensors does not know.
 
     >>> header({"a": np.zeros(2, "float32")})[8:]
@@ -45,7 +69,7 @@ def header(arrays: Mapping[str, np.ndarray]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+def pieces(arrays: Arrays) -> Iterator[bytes | memoryview]:
     """The bytes of the file, in pieces of at most 16 MiB; an array that lies in order in memory is never copied."""
     yield header(arrays)
     for name in _order(arrays):
@@ -55,7 +79,7 @@ def pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
             yield flat[start : start + PIECE].data
 
 
-def size(arrays: Mapping[str, np.ndarray]) -> int:
+def size(arrays: Arrays) -> int:
     """Bytes of the file that holds `arrays`."""
     return len(header(arrays)) + sum(array.nbytes for array in arrays.values())
 
@@ -82,6 +106,6 @@ def _view(data: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
     return array if array.flags.aligned else array.copy()
 
 
-def _order(arrays: Mapping[str, np.ndarray]) -> list[str]:
+def _order(arrays: Arrays) -> list[str]:
     """Wide types first, so that every array starts at a multiple of its own width."""
     return sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))

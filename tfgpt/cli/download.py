@@ -65,9 +65,14 @@ def _next(item: Item, folder: Path) -> str:
     if name == "shakespeare":
         text = shlex.quote(str(folder / "tinyshakespeare.txt"))
         return f"tfgpt encode {text} --tokenizer char --output data/shakespeare_char"
-    if item.preset:
-        return f"tfgpt config show {item.preset}   (the configuration of this shape)"
-    return f"cat {shlex.quote(str(folder / 'hparams.json'))}   (the shape of this model)"
+    if (folder / "encoder.json").exists():
+        return f'tfgpt predict {place} --text "Once upon a time" --top_k 40'
+    # ConnorJL's lie without a tokenizer, and do not say how many heads they have; the preset does.
+    settings = f"--set model_path={place} encoder_path=encoder"
+    return (
+        f"tfgpt download encoder\n"
+        f'  python main.py --model {item.preset} {settings} --predict_text "Once upon a time" --top_k 40'
+    )
 
 
 def _readable(size: int) -> str:

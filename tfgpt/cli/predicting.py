@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfgpt import files
 from tfgpt.cli import prompts
@@ -15,6 +15,7 @@ from tfgpt.generation.options import SLOTS, Options
 from tfgpt.tokenizers.base import well_formed
 
 if TYPE_CHECKING:
+    from tfgpt.config import Config
     from tfgpt.generator import Generator
 
 
@@ -27,10 +28,11 @@ def run(
     append_to: str | None = None,
     best: bool = False,
     tokenizer: str | None = None,
+    like: Config | None = None,
 ) -> int:
     """Write what the flags ask for, with the model in `folder`.
 
-    `blocks` draws the seed's lines around each text even if there is only one; `append_to` gets them as well.
+    `like` is a configuration that knows what a released model does not say of itself. `blocks` draws the seed's lines around each text even if there is only one; `append_to` gets them as well.
     """
     jobs = None
     if args.interactive and (args.output or args.num_samples):
@@ -47,9 +49,8 @@ def run(
     keep = []
     if jobs is None and not args.interactive:
         keep = [_keeper(path) for path in dict.fromkeys((append_to, args.output)) if path]
-    generator = _load(
-        folder, dtype=args.dtype or "auto", slots=min(max(total, 1), SLOTS), best=best, tokenizer=tokenizer
-    )
+    slots = min(max(total, 1), SLOTS)
+    generator = _load(folder, dtype=args.dtype or "auto", slots=slots, best=best, tokenizer=tokenizer, like=like)
     if jobs is not None:
         prompts.write(generator, jobs, args.output, lambda line: print(line, flush=True))
     elif args.interactive:
@@ -94,10 +95,10 @@ def heading(number: int) -> str:
     return "=" * 40 + f" SAMPLE {number} " + "=" * 40 + "\n"
 
 
-def _load(folder: str, *, dtype: str, slots: int, best: bool, tokenizer: str | None) -> Generator:
+def _load(folder: str, **how: Any) -> Generator:
     from tfgpt.generator import Generator
 
-    generator = Generator.load(folder, dtype=dtype, slots=slots, best=best, tokenizer=tokenizer)
+    generator = Generator.load(folder, **how)
     print(f"tfgpt: {generator.about}", file=sys.stderr, flush=True)
     return generator
 

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="X.json", help="a JSON configuration, or the name of a preset"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value (repeatable)")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change values (repeatable)"
+    )
     parser.add_argument("--tpu", metavar="NAME", help='train on this TPU ("local": the one this machine is part of)')
     parser.add_argument(
         "--workers", default="", metavar="HOST:PORT,…", help="train on several machines; the same list on each of them"
@@ -79,4 +81,6 @@ def predict(args: argparse.Namespace) -> int:
     # The data is not needed, and may be gone.
     settings = config.load(args.model, overrides=args.set, check_files=False)
     options = sampling_flags.options_of(args, top_k=settings.top_k, num_samples=settings.predict_batch_size)
-    return predicting.run(args, settings.model_path, options, blocks=True, append_to=settings.predict_path)
+    return predicting.run(
+        args, settings.model_path, options, blocks=True, append_to=settings.predict_path, like=settings
+    )

@@ -80,12 +80,14 @@ def find(folder: str) -> Place:
     """What the user's `folder` is: a run, its folder of checkpoints, or one checkpoint; UserError if none of these."""
     path = files.text_of(folder)
     name = manifest.base_name(path)
+    inner = files.join(path, "checkpoints")
+    # First of all: a run may have begun in the folder of the checkpoint that it started from.
+    if manifest.entries(inner):
+        return Place(inner, False)
     if files.exists(files.join(path, manifest.MANIFEST)):
         return Place(path, True)
-    inner = files.join(path, "checkpoints")
-    for place in (inner, path):
-        if manifest.entries(place):
-            return Place(place, False)
+    if manifest.entries(path):
+        return Place(path, False)
     if manifest.step_of(name) is not None and files.is_folder(path):
         return Place(path, True)
     there = files.is_folder(path)

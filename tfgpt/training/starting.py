@@ -8,7 +8,7 @@ from tfgpt.config import Config
 from tfgpt.data.inputs import Inputs
 from tfgpt.errors import UserError
 from tfgpt.model import initial
-from tfgpt.training import changes, checkpoints, distribution, snapshot
+from tfgpt.training import changes, distribution, opening, snapshot
 from tfgpt.training.checkpoints import Checkpoint, Checkpoints
 from tfgpt.training.run_state import RunState
 from tfgpt.training.step import Step
@@ -49,22 +49,35 @@ def begin(
             state.guard.rollbacks = 0
         state.data = inputs.identity
         return state, notes
-    if config.init_from:
-        notes = load_weights(step, checkpoints.load(config.init_from, optimizer=False))
-        return RunState(data=inputs.identity), notes
-    return RunState(data=inputs.identity), []
+    return RunState(data=inputs.identity), _from_elsewhere(config, step)
 
 
 def from_nothing(config: Config, step: Step) -> None:
     """Put every variable back to what a run without a checkpoint begins with."""
     snapshot.initialize(step)
+    _from_elsewhere(config, step)
+
+
+def origin(config: Config) -> str | None:
+    """The model that a new run starts from: `init_from`, or the one that lies in model_path itself: a released one, as ConnorJL's
+    users have it, or a single checkpoint."""
     if config.init_from:
-        load_weights(step, checkpoints.load(config.init_from, optimizer=False))
+        return config.init_from
+    return config.model_path if opening.is_model(config.model_path) else None
+
+
+def _from_elsewhere(config: Config, step: Step) -> list[str]:
+    place = origin(config)
+    if place is None:
+        return []
+    found, _, notes = opening.load(place, like=config)
+    return [*load_weights(step, found), *notes]
 
 
 def load_weights(step: Step, source: Checkpoint) -> list[str]:
     """Start from the weights of another run; positions are cut or extended to this run's n_ctx, which is said."""
     form, notes = step.gpt.form, [f"weights from {source.path}"]
+    notes += _otherwise(step.config, source)
     arrays = dict(source.weights)
     arrays["wte.weight"] = _with_rows(arrays.get("wte.weight"), form.n_vocab, form.rows)
     there = arrays["wpe.weight"].shape[0]
@@ -90,6 +103,19 @@ def load_weights(step: Step, source: Checkpoint) -> list[str]:
         )
     snapshot.restore(step, arrays, None)
     return notes
+
+
+def _otherwise(config: Config, source: Checkpoint) -> list[str]:
+    """What the same weights would compute otherwise here: an error where that makes nonsense of them, else a note."""
+    found = opening.differences(config, source.config)
+    if nonsense := [what for what in found if what.startswith(("n_head", "activation"))]:
+        name = nonsense[0].split()[0]
+        raise UserError(
+            f"the model to start from was trained otherwise: {'; '.join(nonsense)}",
+            where=f"$.init_from is {source.path}",
+            fix=f"--set {name}={source.config[name]}",
+        )
+    return found
 
 
 def _with_rows(table: np.ndarray | None, n_vocab: int, rows: int) -> np.ndarray:

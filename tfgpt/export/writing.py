@@ -1,0 +1,49 @@
+"""A model in the form that others read, in a new folder that is there whole or not at all."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+import shutil
+
+from tfgpt import files
+from tfgpt.errors import Failure, UserError
+from tfgpt.weights.source import Source
+
+# What each form is for, and the module whose write(source, folder) makes it.
+FORMS = {
+    "huggingface": ("transformers, and all that reads its folders", "tfgpt.weights.huggingface"),
+    "openai": ("OpenAI's and ConnorJL's code: a TensorFlow checkpoint", "tfgpt.weights.openai"),
+    "savedmodel": ("TensorFlow Serving: text in, text out, without our code", "tfgpt.export.savedmodel"),
+    "keras": ("one .keras file of stock layers", "tfgpt.export.keras_file"),
+    "litert": ("phones and small boards: int8 weights in a .tflite file", "tfgpt.export.litert"),
+}
+
+
+def write(source: Source, form: str, folder: str) -> None:
+    """Write the model in that form; a UserError where the form cannot hold it, and then nothing is left behind."""
+    if files.is_remote(folder):
+        raise UserError("models are exported on this machine", where=folder, fix="export here, and copy it there")
+    folder = folder.rstrip("/")
+    place, name = os.path.split(folder)
+    module = importlib.import_module(FORMS[form][1])
+    staging = os.path.join(place, f".{name}.tmp-{os.getpid()}-{secrets.token_hex(3)}")
+    try:
+        os.makedirs(staging)
+        module.write(source, staging)
+        for below, _, names in os.walk(staging, topdown=False):
+            for file in names:
+                _sync(os.path.join(below, file))
+            files.sync_folder(below)
+        os.rename(staging, folder)
+        files.sync_folder(place or ".")
+    except OSError as error:
+        raise Failure(f"the export could not be written: {error.strerror or error}", where=folder) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sync(path: str) -> None:
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
