@@ -121,3 +121,24 @@ def test_writing_makes_no_second_copy():
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_arrays_are_read_from_the_disk_one_by_one(tmp_path):
+    rng = np.random.default_rng(3)
+    arrays = {
+        "a": rng.normal(size=(3, 5)).astype("f4"),
+        "b": rng.normal(size=7).astype("f2"),
+        "c": np.zeros(()),
+        "d": np.zeros((0, 4), "f4"),
+    }
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"".join(tensors.pieces(arrays)))
+    found = tensors.on_disk(str(path))
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        read = found[name].make()
+        assert found[name].shape == array.shape == read.shape and read.dtype == np.float32
+        np.testing.assert_array_equal(read, array.astype("f4"))
+        assert read.flags.owndata or read.base.flags.owndata, "no view of the whole file"
+    again = b"".join(tensors.pieces({name: found[name] for name in ("a", "d")}))
+    np.testing.assert_array_equal(tensors.parse(np.frombuffer(again, np.uint8))["a"], arrays["a"])

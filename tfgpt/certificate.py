@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfgpt import files, tokenizers
+from tfgpt.config import Config
 from tfgpt.data import english
 from tfgpt.errors import UserError
 from tfgpt.quiet import quiet_start
@@ -133,11 +134,9 @@ def _open(path: str, n_head: int | None, *, own: bool) -> Contestant:
 
 
 def _engine(source: Source) -> Contestant:
-    from tfgpt.config import Config
-    from tfgpt.model.shape import Shape
-
     with quiet_start():
         from tfgpt.generation.engine import Engine
+        from tfgpt.model.shape import Shape
     form = Shape.of(Config(**opening.config_of(source)))
     weights = {name: tensor.read() for name, tensor in source.tensors.items()}
     engine = Engine(weights, form, slots=1, dtype="float32", consume=True)
@@ -184,6 +183,7 @@ def _transformers(path: str, source: Source) -> Contestant:
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     past: list[Any] = [None]
 

@@ -9,6 +9,7 @@ import shutil
 
 from tfgpt import files
 from tfgpt.errors import Failure, UserError
+from tfgpt.quiet import quiet_start
 from tfgpt.weights.source import Source
 
 # What each form is for, and the module whose write(source, folder) makes it.
@@ -27,7 +28,8 @@ def write(source: Source, form: str, folder: str) -> None:
         raise UserError("models are exported on this machine", where=folder, fix="export here, and copy it there")
     folder = folder.rstrip("/")
     place, name = os.path.split(folder)
-    module = importlib.import_module(FORMS[form][1])
+    with quiet_start():
+        module = importlib.import_module(FORMS[form][1])
     staging = os.path.join(place, f".{name}.tmp-{os.getpid()}-{secrets.token_hex(3)}")
     try:
         os.makedirs(staging)

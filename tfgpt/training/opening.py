@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tfgpt import files, tokenizers
+from tfgpt import files, tensors, tokenizers
 from tfgpt.config import Config
 from tfgpt.config.model import TOKENIZER_SIZES
 from tfgpt.errors import UserError
 from tfgpt.tokenizers import Tokenizer
 from tfgpt.training import restoring
-from tfgpt.training.manifest import MANIFEST
+from tfgpt.training.manifest import MANIFEST, WEIGHTS
 from tfgpt.training.restoring import Checkpoint
 from tfgpt.weights import recognise
 from tfgpt.weights.source import Source, Tensor
@@ -70,10 +70,14 @@ def source(folder: str, *, best: bool = False, n_head: int | None = None) -> Sou
     names = SHAPE + (LOCAL if "local" in found.config and _is_local(config) else ())
     keys = {name: value for name in names if (value := getattr(config, name)) is not None}
     keys["n_vocab"] = int(n_vocab)
-    weights = dict(found.weights)
-    weights["wte.weight"] = weights["wte.weight"][: keys["n_vocab"]]
-    tensors = {name: Tensor(tuple(array.shape), lambda array=array: array) for name, array in weights.items()}
-    return Source(f"a checkpoint of tfgpt, step {found.step:,}", found.path, keys, tensors, tokenizer)
+    arrays = {name: Tensor(array.shape, lambda array=array: array) for name, array in found.weights.items()}
+    if not files.is_remote(found.path):
+        # Every byte has been checked; from here on one array at a time is enough.
+        stored = tensors.on_disk(files.join(found.path, WEIGHTS))
+        arrays = {name: Tensor(array.shape, array.make) for name, array in stored.items()}
+    rows, table = keys["n_vocab"], arrays["wte.weight"]
+    arrays["wte.weight"] = Tensor((rows, table.shape[1]), lambda: table.read()[:rows])
+    return Source(f"a checkpoint of tfgpt, step {found.step:,}", found.path, keys, arrays, tokenizer)
 
 
 def config_of(source: Source, **more: Any) -> dict[str, Any]:
