@@ -26,6 +26,7 @@ def test_every_preset_loads_and_fits_the_schema(tmp_path, monkeypatch):
         "shakespeare_char_cpu",
         "shakespeare_char",
         "my_text",
+        "chat",
     } == set(names)
     for name in names:
         assert config.load(name, check_files=False).model_path == f"models/{name}"

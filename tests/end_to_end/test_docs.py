@@ -44,6 +44,8 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "tinyshakespeare.txt").write_text("To be, or not to be.\n" * 600)
     (tmp_path / "broken.json").write_text(BROKEN)
+    said = [{"sender": s, "audience": a, "text": f"{n} from {s}"} for n in range(40) for a in "xyz" for s in ("Ada", a)]
+    (tmp_path / "my_chat.jsonl").write_text("\n".join(map(json.dumps, said)))
     if (SHARED / "encoder" / "encoder.json").exists():
         shutil.copytree(SHARED / "encoder", tmp_path / "encoder")
     else:

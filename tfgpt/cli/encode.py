@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from typing import TYPE_CHECKING
 
 from tfgpt.cli import at_least
+
+if TYPE_CHECKING:
+    from tfgpt.data.documents import Rules
 
 SEED_NAME = "openwebtext-newspaper"
 
@@ -39,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--encoding", default="utf-8", help='of text files (default "utf-8"; byte order marks are honoured)'
+    )
+    group.add_argument(
+        "--me", default="", metavar="NAME", help='chat: the "sender" that is me in an export (default: "me" or true)'
     )
     add_common(parser)
 
@@ -85,17 +92,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Encode and say what came of it."""
     from tfgpt.cli import own_name
-    from tfgpt.data.documents import Rules
     from tfgpt.data.encode import encode
     from tfgpt.data.job import Job
     from tfgpt.data.show import summary
 
-    rules = Rules(
-        minimum_size=args.minimum_size, fix_text=not args.no_ftfy, eval_fraction=args.eval_fraction,
-        key=args.key, encoding=args.encoding,
-    )  # fmt: skip
     job = Job(
-        args.inputs, args.output, rules, name=args.name, split=args.split, format=args.format,
+        args.inputs, args.output, rules_of(args), name=args.name, split=args.split, format=args.format,
         drop_duplicates=not args.keep_duplicates, shard_bytes=args.shard_mb << 20, files_per=args.files_per,
         processes=args.processes, runner=args.runner, runner_options=args.runner_option, spool=args.spool, restart=args.restart,
         tokenizer=args.tokenizer, encoder_path=args.encoder_path,
@@ -106,6 +108,16 @@ def run(args: argparse.Namespace) -> None:
         if not result.totals(split)["records"] and result.rules["split"] != "none":
             print(f"{split} is empty: no document fell into it; {fix}, and encode anew with --restart")
     print(f"next: {own_name()} data check {shlex.quote(args.output)}")
+
+
+def rules_of(args: argparse.Namespace) -> Rules:
+    """How the flags want documents to be treated."""
+    from tfgpt.data.documents import Rules
+
+    return Rules(
+        minimum_size=args.minimum_size, fix_text=not args.no_ftfy, eval_fraction=args.eval_fraction,
+        key=args.key, encoding=args.encoding, me=getattr(args, "me", ""),  # the seed's script has no such flag
+    )  # fmt: skip
 
 
 def _fraction(text: str) -> float:

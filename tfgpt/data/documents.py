@@ -6,20 +6,18 @@ import codecs
 import hashlib
 import itertools
 import json
-import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from tfgpt.data import records
+from tfgpt.data import chats, records
 from tfgpt.data.cleaning import clean
 from tfgpt.data.readers import Raw
 from tfgpt.tokenizers import Tokenizer
 
 SPLITS = ("train", "eval")
-CHAT_LINE = re.compile(r"[01]\|[^|\n]*\|.*<EOM>\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,12 @@ class Rules:
     eval_fraction: float = 0.05
     key: str = "text"  # JSON key or column of the text
     encoding: str = "utf-8"
+    me: str = ""  # chats: the sender's name that stands for me
+    held: tuple[str, ...] = ()  # chats: audiences that are held out, where a share by hash would come to nothing
 
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+        # What only chats have is left out elsewhere: data that was made before keeps its fingerprint.
+        return {key: value for key, value in asdict(self).items() if value or key not in ("me", "held")}
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def text_of(raw: Raw, *, key: str, fix_text: bool, encoding: str = "utf-8") -> s
         reason, _, detail = raw.problem.partition(" (")
         return Dropped(reason, raw.where, detail.rstrip(")"))
     data: object = raw.data
+    if raw.kind == "chat":
+        return chats.cleaned(str(data), clean if fix_text else str)
     if raw.kind == "tokens":
         return Dropped("token ids, not text", raw.where)
     if raw.kind == "json":
@@ -171,6 +174,13 @@ def side(digest: bytes, eval_fraction: float) -> str:
     return "eval" if int(digest[:16], 16) < eval_fraction * 2**64 else "train"
 
 
+def conversation_side(audience: str, rules: Rules) -> str:
+    """Train or eval, by the audience alone: a conversation is never on both sides, in however many files it lies."""
+    if rules.held:
+        return "eval" if audience in rules.held else "train"
+    return side(digest_of(audience.encode("utf-8")), rules.eval_fraction)
+
+
 def _pieces(raw: Raw, number: int, rules: Rules, dropped: list[Dropped]) -> list[Piece]:
     """What a raw document is cut into: itself, or its beginning and its held-out end."""
     decided = "train" if rules.split != "documents" else ""
@@ -184,15 +194,12 @@ def _pieces(raw: Raw, number: int, rules: Rules, dropped: list[Dropped]) -> list
         dropped.append(text)
         return []
     if raw.kind == "chat":
-        lines = text.splitlines(keepends=True)
-        kept = [line for line in lines if not line.strip() or CHAT_LINE.match(line)]
-        if len(kept) < len(lines):
-            reason = "chat line without direction|audience|message <EOM>"
-            dropped.append(Dropped(reason, raw.where, f"{len(lines) - len(kept)} lines"))
-        text = "".join(kept)
+        decided = decided or conversation_side(chats.messages_of(text)[0].audience, rules)
     if rules.split != "tail":
         return [Piece(number, raw.where, decided, text)]
     cut = _tail_start(text, rules.eval_fraction)
+    if raw.kind == "chat":
+        cut = text.rfind("\n", 0, cut) + 1 or len(text)  # no message is cut, and a single one is not held out
     return [
         Piece(number, raw.where, "train", text[:cut]),
         Piece(number, raw.where, "eval", text[cut:], end_of=text[:cut]),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tfgpt import files, tokenizers
-from tfgpt.data import ledger, readers, sources, vocabulary, workers
+from tfgpt.data import conversations, ledger, readers, sources, vocabulary, workers
 from tfgpt.data.documents import Rules
 from tfgpt.data.job import Job
 from tfgpt.data.ledger import Ledger
@@ -168,6 +168,8 @@ def _run(job: Job, rules: Rules, units: list[sources.Unit], merger: Merger, skip
 
 def _settle_split(job: Job, units: list[sources.Unit]) -> Rules:
     """Decide "auto": many documents are split whole, of a few the end of each is held out."""
+    if any(source.format == "chat" for unit in units for source in unit.sources):
+        return conversations.settle(job.rules, units, split=job.split, quiet=job.quiet)
     if job.rules.eval_fraction <= 0 or job.split == "none":
         return Rules(**{**job.rules.as_dict(), "split": "none"})  # type: ignore[arg-type]
     split = job.split

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from tfgpt import files
 from tfgpt.data import archives
+from tfgpt.data.chats import read_chat
 from tfgpt.data.decompression import Garbage, decompressed, finish
 from tfgpt.data.raw import MAX_DOCUMENT, Raw, unread
 from tfgpt.data.sources import PIECE, Source, Unit, identify
@@ -31,15 +32,20 @@ class _How:
 
     key: str
     encoding: str
+    me: str
 
 
-def read(unit: Unit, *, key: str = "text", encoding: str = "utf-8", meter: Meter | None = None) -> Iterator[Raw]:
+def read(
+    unit: Unit, *, key: str = "text", encoding: str = "utf-8", me: str = "", meter: Meter | None = None
+) -> Iterator[Raw]:
     """Every raw document of `unit`, in order; what cannot be read becomes a `Raw` with its problem.
+
+    me  chats: the name under which the messages that I sent were exported
 
     >>> for raw in read(plan(find(["my_texts"]).sources)[0]):   # doctest: +SKIP
     ...     print(raw.where, raw.problem or raw.size)
     """
-    how = _How(key, encoding)
+    how = _How(key, encoding, me)
     for source in unit.sources:
         try:
             yield from _range(source, unit) if unit.kind == "range" else _whole(source, how, meter)
@@ -88,7 +94,7 @@ def _stream(stream: BinaryIO, format: str, path: str, how: _How, size: int | Non
             yield from read_parquet(table, path, how.key) if format == "parquet" else read_npz(table, path)
     elif format == "bin":
         yield from read_bin(stream, path)
-    elif size is not None and size < PIECE and format in ("text", "chat"):
+    elif size is not None and size < PIECE and format == "text":
         data = stream.read(size)
         if len(data) < size:
             raise EOFError("the file became shorter while it was read")
@@ -98,7 +104,11 @@ def _stream(stream: BinaryIO, format: str, path: str, how: _How, size: int | Non
             yield Raw(format, data, path)
     else:
         head, stream = beginning(stream)
-        if codec := wide(head, how.encoding):
+        codec = wide(head, how.encoding)
+        if format == "chat":
+            decoded = transcoded(stream, codec) if codec else stream
+            yield from read_chat(lines(decoded), path, encoding="utf-8" if codec else how.encoding, me=how.me)
+        elif codec:
             yield from _wide(stream, format, path, how, codec)
         else:
             yield from _text(stream, format, path, how)

@@ -94,6 +94,8 @@ def summary(known: Ledger) -> list[str]:
         "tail": f"the last {100 * known.rules['eval_fraction']:.3g}% of each document",
         "none": "nothing",
     }[known.rules["split"]]
+    if who := known.rules.get("held"):
+        held = "the conversation with " + ", ".join(map(printable, who))
     out.append(f"eval holds {held}; tokenizer {known.tokenizer['kind']} of {known.tokenizer['n_vocab']:,} ids")
     for reason, entry in known.dropped.items():
         out.append(f"left out: {entry['count']:,} {printable(reason)} (first: {printable(entry['examples'][0])})")

@@ -117,7 +117,7 @@ def find(
             kind = format or kind
             try:
                 status = files.stat(path)
-                would_be_cut = kind == "jsonl" or (kind in ("text", "chat") and status.size > PIECE)
+                would_be_cut = kind == "jsonl" or (kind == "text" and status.size > PIECE)
                 cannot_be_cut = would_be_cut and not compression and _is_wide(path, encoding)
             except OSError:  # a link to nowhere, or a file that went away
                 skipped["(unreadable)"] += 1
@@ -158,7 +158,7 @@ def plan(sources: Sequence[Source]) -> list[Unit]:
             group_bytes += source.size
             continue
         close_group()
-        if not (source.compression or source.wide) and source.format in ("text", "chat", "jsonl", "bin"):
+        if not (source.compression or source.wide) and source.format in ("text", "jsonl", "bin"):
             step = UNIT_BYTES if source.format in ("jsonl", "bin") else PIECE
             for start in range(0, max(source.size, 1), step):
                 units.append(Unit(len(units), "range", (source,), start, min(start + step, source.size)))

@@ -27,7 +27,7 @@ def texts_of(found: Sequence[sources.Source], rules: Rules, *, limit: int | None
     stride = max(1, round(sum(unit.size for unit in units) / limit)) if limit else 1
     given = 0
     for unit in units[::stride]:
-        for raw in readers.read(unit, key=rules.key, encoding=rules.encoding):
+        for raw in readers.read(unit, key=rules.key, encoding=rules.encoding, me=rules.me):
             text = documents.text_of(raw, key=rules.key, fix_text=rules.fix_text, encoding=rules.encoding)
             if isinstance(text, str):
                 yield text

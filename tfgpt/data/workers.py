@@ -126,16 +126,17 @@ def _serve(connection: Connection, tokenizer_folder: str, rules: Rules) -> None:
 
 
 def _encode(work: Work, tokenizer: tokenizers.Tokenizer, rules: Rules) -> Encoded:
-    return documents.encode(
-        readers.read(work, key=rules.key, encoding=rules.encoding) if isinstance(work, Unit) else work, tokenizer, rules
-    )
+    if isinstance(work, list):
+        return documents.encode(work, tokenizer, rules)
+    raws = readers.read(work, key=rules.key, encoding=rules.encoding, me=rules.me)
+    return documents.encode(raws, tokenizer, rules)
 
 
 def batches(unit: Unit, rules: Rules, meter: readers.Meter | None = None) -> Iterator[list[readers.Raw]]:
     """Raw documents of a unit in batches of bounded size; the same batches wherever and whenever they are made."""
     batch: list[readers.Raw] = []
     size = 0
-    for raw in readers.read(unit, key=rules.key, encoding=rules.encoding, meter=meter):
+    for raw in readers.read(unit, key=rules.key, encoding=rules.encoding, me=rules.me, meter=meter):
         batch.append(raw)
         size += raw.size
         if unit.kind == "stream" and (size >= sources.UNIT_BYTES or len(batch) >= 2000):
