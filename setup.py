@@ -14,6 +14,7 @@ EXTRAS = {
     "parquet": ["pyarrow>=15"],
     "beam": ["apache-beam>=2.60; python_version < '3.14'"],
     "tpu": ["tensorflow-tpu>=2.19; sys_platform == 'linux' and python_version < '3.13'"],
+    "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "plot": ["matplotlib>=3.8"],
     "wandb": ["wandb>=0.17"],
     # The peers that `tfgpt bench` runs beside us; fused AdamW on the CPU came with torch 2.4.
@@ -38,6 +39,10 @@ EXTRAS = {
         "newspaper4k>=0.9.3",
         "trafilatura>=1.12",
         "lxml_html_clean",
+        "starlette>=0.40",
+        "uvicorn>=0.30",
+        "httpx>=0.27",
+        "openai>=1.50",
     ],
     "lint": ["ruff>=0.6", "mypy>=1.11", "types-requests", "types-tqdm", "pre-commit>=3.8"],
 }
@@ -53,7 +58,7 @@ setup(
     # The presets lie at the top of the repository, and inside the package once it is installed.
     packages=[*find_packages(include=["tfgpt", "tfgpt.*"]), "tfgpt.model_configs"],
     package_dir={"tfgpt.model_configs": "model_configs"},
-    package_data={"tfgpt": ["py.typed"], "tfgpt.model_configs": ["*.json"]},
+    package_data={"tfgpt": ["py.typed", "serving/*.sample", "serving/*.html"], "tfgpt.model_configs": ["*.json"]},
     install_requires=[
         "tensorflow>=2.20,<2.22",
         "keras>=3.12",

@@ -26,6 +26,7 @@ VERBS = {
     "train": "train the model that a configuration describes, or go on with it",
     "predict": "write text with a trained model",
     "score": "say how likely a model finds a text",
+    "serve": "serve models over HTTP, with OpenAI's routes",
     "import": "make a checkpoint of a model that others have stored",
     "export": "write a model in the form of others",
     "certify": "prove that two forms of a model compute the same",

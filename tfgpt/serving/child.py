@@ -1,0 +1,92 @@
+"""The process of one model: it loads the weights, and writes all texts that it is given, token by token.
+
+A process of its own gives all of its memory back when it ends, which nothing inside TensorFlow does, and what breaks in it
+breaks nothing else. One that is started early waits with TensorFlow imported, so that a model is there sooner.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tfgpt.errors import Failure, UserError
+
+
+def main(connection: Connection) -> None:
+    """Serve what comes over `connection` until it is closed.
+
+    In:  ("load", keys of Generator.load), ("add", number, prompt, options, sample), ("cancel", number), ("stop",)
+    Out: ("ready", what the model is), ("failed", error), ("refused", number, error),
+         ("pieces", [(number, text, token, logprob, finish)]), ("ended", number, facts)
+    """
+    # Ctrl-C reaches the whole group; whether the models end with it is the server's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from tfgpt.quick import skip_pictures
+    from tfgpt.quiet import quiet_start
+
+    skip_pictures()
+    with quiet_start():
+        import tfgpt.generation.engine  # noqa: F401  (what takes seconds, before it is known for which model)
+    try:
+        kind, *rest = connection.recv()
+        if kind == "load":
+            _serve(connection, *rest)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the server has gone
+
+
+def _serve(connection: Connection, folder: str, how: dict[str, Any]) -> None:
+    from tfgpt.generation.decoding import Decoding
+    from tfgpt.generation.options import Options
+    from tfgpt.generator import Generator
+
+    try:
+        notes: list[str] = []
+        generator = Generator.load(folder, note=notes.append, **how)
+        decoding = Decoding(generator.engine, generator.language, note=notes.append)
+        # The first step of a shape compiles: before the first user comes, not while they wait.
+        warm = decoding.add("", Options(length=2, seed=0))
+        while decoding.busy:
+            decoding.step()
+        decoding.result(warm)
+    except (UserError, OSError, MemoryError) as error:
+        known = (
+            error if isinstance(error, UserError) else Failure(f"the model could not be loaded: {error}", where=folder)
+        )
+        connection.send(("failed", known))
+        return
+    about = {"about": generator.about, "n_ctx": generator.engine.n_ctx, "dtype": generator.engine.dtype, "notes": notes}
+    connection.send(("ready", about))
+    numbers: dict[int, int] = {}  # of the server, by our own
+    while True:
+        while connection.poll(0 if decoding.busy else None):
+            kind, *rest = connection.recv()
+            if kind == "stop":
+                return
+            if kind == "add":
+                number, prompt, options, sample = rest
+                try:
+                    numbers[decoding.add(prompt, Options.of(options), sample=sample)] = number
+                except (UserError, ValueError) as error:
+                    connection.send(("refused", number, error))
+            elif kind == "cancel":
+                for own in [own for own, number in numbers.items() if number == rest[0]]:
+                    decoding.cancel(own)
+                    _end(connection, decoding, numbers, own)
+        pieces = decoding.step()
+        sent = [(numbers[p.request], p.text, p.token, p.logprob, p.finish) for p in pieces]
+        connection.send(("pieces", sent))
+        for piece in pieces:
+            if piece.finish is not None:
+                _end(connection, decoding, numbers, piece.request)
+
+
+def _end(connection: Connection, decoding: Any, numbers: dict[int, int], own: int) -> None:
+    result = decoding.result(own)
+    number = numbers.pop(own)
+    if result is not None:
+        facts = {"prompt_tokens": result.prompt_tokens, "tokens": len(result.tokens), "error": result.error}
+        connection.send(("ended", number, facts))

@@ -1,0 +1,170 @@
+"""The server's end of a model's process: texts go in, and their pieces come back into the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import multiprocessing
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfgpt.errors import Failure, UserError
+from tfgpt.serving import child
+
+CONTEXT = multiprocessing.get_context("spawn")
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one token brought; the last one has the reason why the text ends."""
+
+    text: str
+    token: int | None
+    logprob: float | None
+    finish: str | None
+
+
+@dataclass
+class Writing:
+    """One text that a model is asked for. Its pieces come out of `async for`; leaving that loop early is what `cancel` is for."""
+
+    prompt: str | list[int]
+    options: dict[str, Any]
+    sample: int = 0
+    number: int = field(default_factory=lambda: next(_numbers))
+    prompt_tokens: int = 0
+    tokens: int = 0
+    ended: bool = False
+    _pieces: asyncio.Queue[Piece | Exception | None] = field(default_factory=asyncio.Queue)
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        while True:
+            piece = await self._pieces.get()
+            if isinstance(piece, Exception):
+                raise piece
+            if piece is None:
+                return
+            yield piece
+
+    def put(self, piece: Piece | Exception | None) -> None:
+        """For the worker."""
+        self._pieces.put_nowait(piece)
+
+
+class Worker:
+    """A process that holds one model, or none yet. All methods belong to the event loop's thread."""
+
+    def __init__(self, on_end: Callable[[Worker], None]) -> None:
+        self.about: dict[str, Any] = {}
+        self.fingerprint = ""
+        self._loop = asyncio.get_running_loop()
+        self._on_end = on_end
+        self._writings: dict[int, Writing] = {}
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        ours, theirs = CONTEXT.Pipe()
+        self._connection = ours
+        self._process = CONTEXT.Process(target=child.main, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._closed = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the process holds."""
+        try:
+            with open(f"/proc/{self._process.pid}/status") as status:
+                return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS")), 0)
+        except OSError:
+            return 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether texts can still come of it."""
+        return not self._closed
+
+    @property
+    def count(self) -> int:
+        """Texts that it has been given and not ended."""
+        return len(self._writings)
+
+    async def load(self, folder: str, **how: Any) -> None:
+        """Make it the process of this model; raises what is wrong with the model."""
+        self._send(("load", folder, how))
+        await self._ready
+
+    def add(self, writing: Writing) -> None:
+        """Begin a text."""
+        if self._closed:
+            writing.put(_lost())
+            return
+        self._writings[writing.number] = writing
+        self._send(("add", writing.number, writing.prompt, writing.options, writing.sample))
+
+    def cancel(self, writing: Writing) -> None:
+        """Let go of a text, before its next token."""
+        if self._writings.pop(writing.number, None) is not None and not self._closed:
+            self._send(("cancel", writing.number))
+
+    async def close(self) -> None:
+        """End the process; what it was still writing fails."""
+        self._send(("stop",))
+        await asyncio.to_thread(self._process.join, 10)
+        if self._process.is_alive():
+            self._process.kill()
+            await asyncio.to_thread(self._process.join)
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        try:
+            self._connection.send(message)
+        except OSError:
+            pass  # it has died, which _listen hears of as well
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):
+                break
+            self._loop.call_soon_threadsafe(self._take, message)
+        try:
+            self._loop.call_soon_threadsafe(self._lost)
+        except RuntimeError:
+            pass  # the loop has ended before
+
+    def _take(self, message: tuple[Any, ...]) -> None:
+        kind, *rest = message
+        if kind == "pieces":
+            for number, *piece in rest[0]:
+                if number in self._writings:
+                    self._writings[number].put(Piece(*piece))
+        elif kind == "ended":
+            number, facts = rest
+            if (writing := self._writings.pop(number, None)) is not None:
+                writing.prompt_tokens, writing.tokens, writing.ended = facts["prompt_tokens"], facts["tokens"], True
+                writing.put(facts["error"])
+        elif kind == "refused":
+            number, error = rest
+            if (writing := self._writings.pop(number, None)) is not None:
+                writing.put(error)
+        elif kind == "ready" and not self._ready.done():
+            self.about = rest[0]
+            self._ready.set_result(None)
+        elif kind == "failed" and not self._ready.done():
+            self._ready.set_exception(rest[0])
+
+    def _lost(self) -> None:
+        self._closed = True
+        if not self._ready.done():
+            self._ready.set_exception(_lost())
+        for writing in self._writings.values():
+            writing.put(_lost())
+        self._writings.clear()
+        self._on_end(self)
+
+
+def _lost() -> UserError:
+    return Failure("the process of this model has ended", fix="ask again: it is started anew")
