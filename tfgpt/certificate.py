@@ -14,7 +14,7 @@ import numpy as np
 from tfgpt import files, tokenizers
 from tfgpt.config import Config
 from tfgpt.data import english
-from tfgpt.errors import UserError
+from tfgpt.errors import Failure, UserError
 from tfgpt.quiet import quiet_start
 from tfgpt.tokenizers import Tokenizer
 from tfgpt.training import opening
@@ -38,6 +38,7 @@ class Contestant:
     tokenizer: Tokenizer | None
     run: Callable[[Sequence[int]], np.ndarray]
     greedy: Callable[[Sequence[int], int], list[int]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Certificate:
     agreed: int
     written: int
     perplexities: tuple[float, float]
+    notes: tuple[str, ...] = ()
 
     def within(self, tolerance: float) -> bool:
         """Whether no logit differs by more."""
@@ -67,15 +69,22 @@ def certify(
     first: str, second: str, *, text: str | None = None, length: int = 200, n_head: int | None = None
 ) -> Certificate:
     """Run both on the same tokens. Each is computed by its own library where that is installed, else apart from our network."""
-    ours, theirs = _open(first, n_head, own=True), _open(second, n_head, own=False)
+    # Never the same code on both sides: only one of them may be run by our engine.
+    engine_second = opening.is_foreign(first) and not opening.is_foreign(second)
+    ours, theirs = _open(first, n_head, engine=not engine_second), _open(second, n_head, engine=engine_second)
     if ours.n_vocab != theirs.n_vocab:
         raise UserError(
             f"these are different models: vocabularies of {ours.n_vocab} and {theirs.n_vocab}",
             where=f"{first} and {second}",
         )
     n_ctx = min(ours.n_ctx, theirs.n_ctx)
+    if n_ctx < 2:
+        raise UserError("a model with a context of one token cannot be compared", where=first)
     ids = _ids(text, ours.tokenizer or theirs.tokenizer, ours.n_vocab, n_ctx)
     rows = [side.run(ids) for side in (ours, theirs)]
+    for side, found in zip((ours, theirs), rows, strict=True):
+        if not np.isfinite(found).all():
+            raise Failure("its numbers are not finite", where=side.path, fix="fetch or train the model again")
     prompt = ids[: max(1, min(len(ids) // 2, n_ctx - length))]
     length = min(length, n_ctx - len(prompt))
     texts = [side.greedy(prompt, length) for side in (ours, theirs)]
@@ -87,13 +96,14 @@ def certify(
         next((i for i, pair in enumerate(zip(*texts, strict=True)) if pair[0] != pair[1]), length),
         length,
         (_perplexity(rows[0], ids), _perplexity(rows[1], ids)),
+        tuple(f"{side.path}: {note}" for side in (ours, theirs) for note in side.notes),
     )
 
 
 def _ids(text: str | None, tokenizer: Tokenizer | None, n_vocab: int, n_ctx: int) -> list[int]:
     if tokenizer is None:
         if text is not None:
-            raise UserError("neither model has a tokenizer that could read the text", fix="leave --text out")
+            raise UserError("neither model has a tokenizer that could read the text", fix="leave --file out")
         return np.random.default_rng(0).integers(0, n_vocab, min(n_ctx, 256)).tolist()
     if text is None:
         found: list[int] = []
@@ -108,7 +118,7 @@ def _ids(text: str | None, tokenizer: Tokenizer | None, n_vocab: int, n_ctx: int
     else:
         text_ids = tokenizer.encode(text)
     if len(text_ids) < 2:
-        raise UserError("the text must have two tokens at least", where="--text")
+        raise UserError("the text must have two tokens at least", where="--file")
     return text_ids[: min(n_ctx, 256)]
 
 
@@ -119,7 +129,9 @@ def _perplexity(rows: np.ndarray, ids: Sequence[int]) -> float:
     return math.exp(losses.mean())
 
 
-def _open(path: str, n_head: int | None, *, own: bool) -> Contestant:
+def _open(path: str, n_head: int | None, *, engine: bool) -> Contestant:
+    if files.exists(files.join(path, "model.tflite")):
+        raise UserError("a LiteRT file has int8 weights: it is near its model, not equal to it", where=path)
     if files.exists(files.join(path, "saved_model.pb")):
         return _saved_model(path)
     if files.exists(files.join(path, KERAS)):
@@ -127,7 +139,7 @@ def _open(path: str, n_head: int | None, *, own: bool) -> Contestant:
     found = opening.source(path, n_head=n_head)
     if huggingface.recognises(path) and _have("torch", "transformers"):
         return _transformers(path, found)
-    if own or found.kind.startswith("a checkpoint of tfgpt"):
+    if engine:
         return _engine(found)
     plain = Plain(found, "float64" if _size(found) < LARGE else "float32")
     return _stepping(found, f"NumPy, {next(iter(plain.w.values())).dtype}", plain.forget, plain.logits)
@@ -164,7 +176,7 @@ def _stepping(source: Source, by: str, forget: Callable[[], None], logits: Calla
         return found[:length]
 
     keys = source.keys
-    return Contestant(source.path, by, keys["n_ctx"], keys["n_vocab"], source.tokenizer, run, greedy)
+    return Contestant(source.path, by, keys["n_ctx"], keys["n_vocab"], source.tokenizer, run, greedy, source.notes)
 
 
 def _whole(path: str, by: str, keys: Mapping[str, Any], tokenizer: Tokenizer | None, run: Any) -> Contestant:

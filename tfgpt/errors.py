@@ -57,8 +57,11 @@ class Problems(UserError):
         return (Problems, (self.what, self.problems))
 
 
-class Interrupted(Exception):
-    """A signal asked us to stop; what stands is safe. Exit code 128 + signal number, as shells expect."""
+class Interrupted(BaseException):
+    """A signal asked us to stop; what stands is safe. Exit code 128 + signal number, as shells expect.
+
+    Like KeyboardInterrupt it is nothing that went wrong: whoever catches every Exception of a library lets it through.
+    """
 
     def __init__(self, signal_number: int, message: str = "") -> None:
         super().__init__(message or "interrupted")

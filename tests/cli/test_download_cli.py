@@ -39,14 +39,14 @@ def test_the_next_command_names_the_folder_that_was_asked_for(tmp_path, monkeypa
     assert "--encoder_path 'my files'" in capsys.readouterr().out
 
 
-def test_models_print_where_they_lie_and_the_matching_preset(tmp_path, monkeypatch, capsys):
+def test_models_print_where_they_lie_and_how_to_generate_with_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("stick").mkdir()
     for end in ("data-00000-of-00001", "index", "meta"):
         Path("stick", f"model.ckpt.{end}").write_bytes(b"made up")
     assert main(["download", "117M", "--from_dir", "stick"]) == 0
     said = capsys.readouterr().out
-    assert "117M is in 117M" in said and "tfgpt config show 117M" in said
+    assert "117M is in 117M" in said and "--set model_path=117M encoder_path=encoder --predict_text" in said
     assert sorted(p.name for p in Path("117M").iterdir() if not p.name.startswith(".")) == [
         "checkpoint",
         "model.ckpt.data-00000-of-00001",

@@ -65,6 +65,7 @@ def test_main_py_prints_and_appends_as_the_seed_did(loads, capfd):
     )
     assert capfd.readouterr().out.encode() == expected.encode()
     assert open("logs/out.txt", "rb").read() == expected.encode()
+    assert loads[0][0].pop("like").model_path == "run"
     assert loads[0][0] == {"folder": "run", "dtype": "auto", "slots": 2, "best": False, "tokenizer": None}
     words = ["--seed", "3", "--top_k", "2", "--num_samples", "1", "--length", "4"]
     assert tfgpt("train", "--model", "m.json", "--predict_text", "Tö be", *words) == 0
@@ -126,7 +127,7 @@ def test_predict_from_a_folder_alone(loads, capfd):
     assert os.listdir(".") == []
     assert tfgpt("predict", "DIR", "--best", "--tokenizer", "T", "--dtype", "int8", "--seed", "1") == 0
     assert capfd.readouterr().out == text("", seed=1) + "\n", "without a prompt: a document from nothing"
-    assert loads[0][-1] == {"folder": "DIR", "dtype": "int8", "slots": 1, "best": True, "tokenizer": "T"}
+    assert loads[0][-1] == {"folder": "DIR", "dtype": "int8", "slots": 1, "best": True, "tokenizer": "T", "like": None}
     assert tfgpt("predict", "DIR", "--text", "ab", "--length", "9") == 0
     shown = capfd.readouterr()
     assert "--dtype float32 writes the same again" in shown.err

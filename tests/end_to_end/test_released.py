@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -205,7 +210,7 @@ def test_the_chapters_on_downloading_and_generating_work_as_written(home, encode
         server.shutdown()
         server.server_close()
     said = capsys.readouterr().out
-    command = said.strip().splitlines()[-1].split("main.py ")[1]
+    command = said.strip().splitlines()[-1].split(" train ")[1]
     assert command.startswith("--model 117M --set model_path=117M encoder_path=encoder --predict_text")
     shutil.copytree(encoder, home / "encoder")
     words = ["--model", "model_configs/117M.json", "--set", "model_path=117M", "encoder_path=encoder"]
@@ -282,3 +287,82 @@ def test_every_form_computes_the_same(openai, home, capsys):
     ran("export", folder, "--to", "litert", "litert")
     assert (home / "litert/model.tflite").stat().st_size > 10_000
     assert sorted(p.name for p in home.iterdir() if p.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize(
+    "setting, word",
+    [
+        ("n_layer=1", "n_layer is 2 in this model"),
+        ("n_embd=16", "n_embd is 24"),
+        ("n_vocab=500", "n_vocab is 300"),
+        ("activation=gelu", "activation is at its default"),
+        ("n_head=2", "2 heads were asked for"),
+        ("foo=1", "foo"),
+        ("lr=-1", "lr must be"),
+    ],
+)
+def test_what_a_model_decides_itself_cannot_be_set(openai, home, setting, word, capsys):
+    assert main(["import", "124M", "out", "--set", "max_steps=10", "warmup_steps=2", setting]) == 2
+    said = capsys.readouterr().err
+    assert word in said and "pydantic" not in said and not (home / "out").exists()
+
+
+def test_a_tokenizer_that_belongs_to_a_larger_model_is_refused(openai, home, tmp_path, capsys):
+    tokenizers.train_bpe((text for _, text in english.documents()), 400).save(home / "large")
+    assert main(["import", "124M", "out", "--tokenizer", "large"]) == 2
+    assert "400 ids, the model only 300" in capsys.readouterr().err and not (home / "out").exists()
+
+
+def test_a_certificate_never_compares_our_engine_with_itself(openai, home, capsys):
+    ran("import", "124M", "mine")
+    ran("export", "mine", "--to", "openai", "theirs")
+    for words in (("theirs", "mine"), ("mine", "theirs"), ("mine", "mine"), ("theirs", "124M")):
+        capsys.readouterr()
+        ran("certify", words[0], "--against", words[1], "--length", "2", "--json")
+        by = json.loads(capsys.readouterr().out)["by"]
+        assert sorted(one.split(",")[0] for one in by) == ["NumPy", "tfgpt"], words
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "{", '{"model_type": "llama"}', '{"model_type": "gpt2", "model_type": "gpt2"}']
+)
+def test_a_folder_of_hugging_faces_that_cannot_be_read_is_not_taken_for_an_empty_one(home, content, capsys):
+    (home / "broken").mkdir()
+    (home / "broken/config.json").write_text(content)
+    (home / "broken/model.safetensors").write_bytes(b"12345678")
+    assert main(["import", "broken", "out"]) == 2 and main(["predict", "broken", "--text", "x"]) == 2
+    (home / "a.txt").write_text("words and words " * 500)
+    settings = others.SIZES | {"text": "a.txt", "tokenizer": "byte", "model_path": "broken", "max_steps": 1}
+    (home / "X.json").write_text(json.dumps(settings | {"warmup_steps": 0, "train_batch_size": 1, "minimum_size": 1}))
+    assert train_py("--model", "X.json") == 2
+    said = capsys.readouterr().err
+    assert said.count("tfgpt: error") == 3 and "there is no checkpoint" not in said and "config.json" in said
+
+
+def test_single_files_of_a_model_lead_to_its_folder(openai, home, capsys):
+    assert main(["import", "124M/hparams.json", "out"]) == 2
+    assert "name 124M" in capsys.readouterr().err
+    (home / "124M/hparams.json").write_text(json.dumps(others.SIZES)[:-1] + ', "n_head": 2}')
+    assert main(["import", "124M", "out"]) == 2
+    assert "stands there twice" in capsys.readouterr().err
+
+
+def test_a_run_beside_a_released_model_comes_first_everywhere(openai, home, encoder, capsys):
+    ran("import", "124M", "mine")
+    (home / "124M/checkpoints").mkdir()
+    others.openai(home / "other", encoder, seed=1)
+    ran("import", "other", "124M/checkpoints/step-00000000")
+    ran("import", "124M", "again")
+    assert (checkpoints.load("again").weights["wpe.weight"] != checkpoints.load("mine").weights["wpe.weight"]).all()
+
+
+def test_an_export_that_a_signal_ends_leaves_nothing(openai, home):
+    words = [sys.executable, "-m", "tfgpt", "export", "124M", "--to", "litert", "out"]
+    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    time.sleep(6)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    if running.returncode != 0:  # it was not done by then
+        assert running.returncode == 143 and "Traceback" not in said, said
+        assert not (home / "out").exists()
+    assert not [p.name for p in home.iterdir() if p.name.startswith(".")]

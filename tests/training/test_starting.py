@@ -58,7 +58,7 @@ def test_positions_are_cut_or_extended_and_that_is_said(configured, source, n_ct
 def test_weights_that_do_not_fit_are_refused_with_their_shapes(configured, source):
     with pytest.raises(UserError, match=r"h\.0\.ln_1\.weight|wte\.weight") as error:
         begun(configured(init_from=source, n_embd=16, **KEYS))
-    assert "config.json" in error.value.fix and error.value.exit_code == 2
+    assert "--set n_embd=32" in error.value.fix and error.value.exit_code == 2
 
 
 def test_a_checkpoint_of_its_own_comes_before_init_from(configured, source, tmp_path):

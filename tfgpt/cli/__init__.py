@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -42,6 +43,9 @@ VERBS = {
 }
 
 
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -69,8 +73,22 @@ def run_verb(module_name: str, argv: Sequence[str], *, prog: str) -> int:
     )
     module.add_arguments(parser)
     _add_common(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(spread(argv))
     return guarded(lambda: module.run(args), verbose=hasattr(args, "verbose"), debug=hasattr(args, "debug"))
+
+
+def spread(argv: Sequence[str]) -> list[str]:
+    """`--set a=1 b=2` as `--set a=1 --set b=2`; what is no setting behind it stays an argument of its own.
+
+    >>> spread(["--set", "a=1", "b=2", "file"])
+    ['--set', 'a=1', '--set', 'b=2', 'file']
+    """
+    found: list[str] = []
+    for i, word in enumerate(argv):
+        if i > 1 and SETTING.match(word) and SETTING.match(argv[i - 1]) and "--set" in found[-2:]:
+            found.append("--set")
+        found.append(word)
+    return found
 
 
 def guarded(action, *, verbose: bool = False, debug: bool = False) -> int:
@@ -94,7 +112,7 @@ def guarded(action, *, verbose: bool = False, debug: bool = False) -> int:
         # `tfgpt data show D | head` closes our stdout; that is the reader's right, not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
         if debug:
             raise
         return complain(error)
@@ -129,6 +147,15 @@ def own_name() -> str:
     if here != Path(here.anchor) and program.is_relative_to(here):
         program = program.relative_to(here)
     return shlex.quote(str(program)) + ("" if program.name == script.name else " -m tfgpt")
+
+
+def quoted(path: str) -> str:
+    """A path as a word of a command that is printed: no shell and no flag can be seen in it.
+
+    >>> quoted("-my model")
+    "'./-my model'"
+    """
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
 def complain(error: BaseException) -> int:

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict
+
+from tfgpt.cli import at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="one form of the model")
     parser.add_argument("--against", required=True, metavar="SOURCE", help="the other form")
     parser.add_argument("--file", metavar="FILE", help="the text (default: English that Python carries)")
-    parser.add_argument("--length", type=int, default=200, metavar="N", help="greedy tokens (default 200)")
-    parser.add_argument("--tolerance", type=float, default=1e-3, metavar="X", help="of a logit (default 0.001)")
+    parser.add_argument("--length", type=at_least(1), default=200, metavar="N", help="greedy tokens (default 200)")
+    parser.add_argument("--tolerance", type=_tolerance, default=1e-3, metavar="X", help="of a logit (default 0.001)")
     parser.add_argument("--n_head", type=int, metavar="N", help="heads, for checkpoints that do not say how many")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number from 0, not {text}")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,11 +43,13 @@ def run(args: argparse.Namespace) -> int:
     from tfgpt.cli.prompts import text_of
 
     text = text_of(args.file) if args.file is not None else None
-    found = certify(args.folder, args.against, text=text, length=max(1, args.length), n_head=args.n_head)
+    found = certify(args.folder, args.against, text=text, length=args.length, n_head=args.n_head)
     good = found.within(args.tolerance)
     if args.json:
         print(json.dumps(asdict(found) | {"tolerance": args.tolerance, "equal": good}))
         return 0 if good else 1
+    for note in found.notes:
+        print(f"note: {note}")
     for line in found.lines():
         print(line)
     print(f"{'equal' if good else 'NOT equal'} within {args.tolerance:g}")

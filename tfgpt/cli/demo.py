@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", default="demo", metavar="DIR", help='folder for everything it makes (default "demo")'
     )
-    parser.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change values of the model"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value of the model")
 
 
 def run(args: argparse.Namespace) -> int:

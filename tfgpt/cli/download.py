@@ -59,19 +59,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _next(item: Item, folder: Path) -> str:
-    name, place = item.name, shlex.quote(str(folder))
+    from tfgpt.cli import own_name
+
+    name, place, tfgpt = item.name, shlex.quote(str(folder)), own_name()
     if name == "encoder":
-        return f"tfgpt encode my_text_folder --encoder_path {place} --output data/my_text"
+        return f"{tfgpt} encode my_text_folder --encoder_path {place} --output data/my_text"
     if name == "shakespeare":
         text = shlex.quote(str(folder / "tinyshakespeare.txt"))
-        return f"tfgpt encode {text} --tokenizer char --output data/shakespeare_char"
+        return f"{tfgpt} encode {text} --tokenizer char --output data/shakespeare_char"
     if (folder / "encoder.json").exists():
-        return f'tfgpt predict {place} --text "Once upon a time" --top_k 40'
+        return f'{tfgpt} predict {place} --text "Once upon a time" --top_k 40'
     # ConnorJL's lie without a tokenizer, and do not say how many heads they have; the preset does.
     settings = f"--set model_path={place} encoder_path=encoder"
     return (
-        f"tfgpt download encoder\n"
-        f'  python main.py --model {item.preset} {settings} --predict_text "Once upon a time" --top_k 40'
+        f"{tfgpt} download encoder\n"
+        f'  {tfgpt} train --model {item.preset} {settings} --predict_text "Once upon a time" --top_k 40'
     )
 
 

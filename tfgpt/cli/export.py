@@ -15,7 +15,6 @@ example:
 from __future__ import annotations
 
 import argparse
-import shlex
 
 # Spelt out, so that --help needs none of the modules that write them.
 FORMS = ("huggingface", "openai", "savedmodel", "keras", "litert")
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export."""
-    from tfgpt.cli import own_name
+    from tfgpt.cli import own_name, quoted
     from tfgpt.export import writing
     from tfgpt.training import importing, opening
 
@@ -41,8 +40,11 @@ def run(args: argparse.Namespace) -> int:
     for note in source.notes:
         print(f"note: {note}")
     writing.write(source, args.to, args.output)
-    print(f"{args.output}: for {writing.FORMS[args.to][0]}")
-    if args.to in ("huggingface", "openai", "savedmodel", "keras"):
-        places = f"{shlex.quote(args.output)} --against {shlex.quote(args.folder)}"
-        print(f"  {own_name()} certify {places}   (that both compute the same)")
+    pairs = source.tokenizer is None or "vocab.bpe" in source.tokenizer.files()
+    if args.to in ("huggingface", "openai") and not pairs:
+        print("note: this form has no place for the model's tokenizer, which is not made of byte pairs")
+    print(f"{args.output} is there, for {writing.FORMS[args.to][0]}.")
+    if args.to != "litert" and not args.best:
+        print("Whether both compute the same:")
+        print(f"  {own_name()} certify {quoted(args.output)} --against {quoted(args.folder)}")
     return 0

@@ -12,7 +12,6 @@ example:
 from __future__ import annotations
 
 import argparse
-import shlex
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import, and say what comes next."""
     from tfgpt import tokenizers
-    from tfgpt.cli import own_name
+    from tfgpt.cli import own_name, quoted
     from tfgpt.config import overrides
     from tfgpt.errors import UserError
     from tfgpt.training import importing, opening
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         settings[str(path[0])] = value
     spoken = tokenizers.from_name(args.tokenizer) if args.tokenizer else None
     heads = settings.get("n_head")
-    if recognise.recognises(args.source):
+    if opening.is_foreign(args.source):
         found = recognise.read(args.source, n_head=heads if isinstance(heads, int) else None)
     else:
         found = opening.source(args.source)
@@ -53,10 +52,12 @@ def run(args: argparse.Namespace) -> int:
     if found.tokenizer is None and spoken is None:
         print("note: no tokenizer lies beside it; --tokenizer NAME takes one along")
     importing.write(found, args.folder, settings=settings, tokenizer=spoken)
-    place = shlex.quote(args.folder)
-    print(f"{args.folder} is a checkpoint. Next:")
-    print(f'  {own_name()} predict {place} --text "Once upon a time"')
-    print(f"  {own_name()} train --model {shlex.quote(args.folder + '/config.json')} --set text=YOUR_FOLDER")
+    place = args.folder.rstrip("/")
+    speaks = "" if found.tokenizer or spoken else " --tokenizer DIR"
+    print(f"{place} is a checkpoint. Next:")
+    print(f'  {own_name()} predict {quoted(place)} --text "Once upon a time"{speaks}')
+    more = " tokenizer=DIR" if speaks else ""
+    print(f"  {own_name()} train --model {quoted(place + '/config.json')} --set text=YOUR_FOLDER{more}")
     return 0
 
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tfgpt predict`."""
     from tfgpt.cli import sampling_flags
 
-    parser.add_argument("folder", metavar="DIR", help="a run's folder, or one checkpoint")
+    parser.add_argument("folder", metavar="DIR", help="a run's folder, one checkpoint, or a released model")
     parser.add_argument("--best", action="store_true", help="the checkpoint with the best evaluation, not the newest")
     parser.add_argument(
         "--tokenizer", metavar="NAME", help="a tokenizer or its folder, in place of the checkpoint's own"

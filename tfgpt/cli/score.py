@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tfgpt score`."""
     from tfgpt.generation.options import DTYPES
 
-    parser.add_argument("folder", metavar="DIR", help="a run's folder, or one checkpoint")
+    parser.add_argument("folder", metavar="DIR", help="a run's folder, one checkpoint, or a released model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", metavar="TEXT", help="the text")
     source.add_argument("--file", metavar="FILE", help="the file that holds it")

@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="X.json", help="a JSON configuration, or the name of a preset"
     )
-    parser.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change values (repeatable)"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value (repeatable)")
     parser.add_argument("--tpu", metavar="NAME", help='train on this TPU ("local": the one this machine is part of)')
     parser.add_argument(
         "--workers", default="", metavar="HOST:PORT,…", help="train on several machines; the same list on each of them"

@@ -68,6 +68,8 @@ def _converted(source: Source) -> bytes:
         try:
             return converter.convert()
         except Exception as error:  # the converter's own errors are of many classes, plain Exception among them
+            if "KeyboardInterrupt" in str(error):  # which it has turned into an error of its own
+                raise KeyboardInterrupt from None
             raise Failure(f"LiteRT's converter could not convert this model: {error}", where=source.path) from error
 
 

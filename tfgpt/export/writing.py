@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ import shutil
 from tfgpt import files
 from tfgpt.errors import Failure, UserError
 from tfgpt.quiet import quiet_start
-from tfgpt.weights.source import Source
+from tfgpt.weights.source import Source, finite
 
 # What each form is for, and the module whose write(source, folder) makes it.
 FORMS = {
@@ -22,6 +23,9 @@ FORMS = {
 }
 
 
+MARGIN = 10_000_000  # bytes of everything else: tokenizer, graph
+
+
 def write(source: Source, form: str, folder: str) -> None:
     """Write the model in that form; a UserError where the form cannot hold it, and then nothing is left behind."""
     if files.is_remote(folder):
@@ -30,18 +34,26 @@ def write(source: Source, form: str, folder: str) -> None:
     place, name = os.path.split(folder)
     with quiet_start():
         module = importlib.import_module(FORMS[form][1])
+        if module.__name__.startswith("tfgpt.export."):
+            import keras  # noqa: F401  (which brings TensorFlow, and what that has to say)
     staging = os.path.join(place, f".{name}.tmp-{os.getpid()}-{secrets.token_hex(3)}")
+    size = 4 * sum(math.prod(tensor.shape) for tensor in source.tensors.values())
+    files.require_space(place or ".", (2 if form == "keras" else 1) * size + MARGIN, purpose="the export")
     try:
         os.makedirs(staging)
-        module.write(source, staging)
+        module.write(finite(source), staging)
         for below, _, names in os.walk(staging, topdown=False):
             for file in names:
                 _sync(os.path.join(below, file))
             files.sync_folder(below)
         os.rename(staging, folder)
         files.sync_folder(place or ".")
-    except OSError as error:
-        raise Failure(f"the export could not be written: {error.strerror or error}", where=folder) from error
+    except UserError:
+        raise
+    except Exception as error:
+        # What TensorFlow and HDF5 raise over a full disk is of many classes.
+        said = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise Failure(f"the export could not be written: {said}", where=folder) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

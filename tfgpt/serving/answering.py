@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -79,9 +79,11 @@ class Session:
 
         tasks = [asyncio.create_task(follow(i, writing)) for i, writing in enumerate(self.writings)]
         left, last = len(tasks), self.began
+        patience = max(0.0, self.deadline - time.monotonic())
+        end = asyncio.get_running_loop().call_later(patience, queue.put_nowait, _too_late())
         try:
             while left:
-                found = await within(self.deadline, queue.get())
+                found = await queue.get()
                 if isinstance(found, Exception):
                     raise found
                 if found is None:
@@ -93,6 +95,7 @@ class Session:
                 last = now
                 yield found
         finally:
+            end.cancel()
             for task in tasks:
                 task.cancel()
 
@@ -133,7 +136,7 @@ class Answering:
         self.waiting += count
         try:
             lease = self.registry.lease(key)
-            model, worker = await within(deadline, lease.__aenter__())
+            model, worker = await within(deadline, lease.__aenter__(), undo=lambda: lease.__aexit__(None, None, None))
             writings: list[Writing] = []
             try:
                 seed = ask.options.get("seed")
@@ -168,9 +171,29 @@ def reason(piece: Piece) -> str | None:
     return {None: None, "length": "length"}.get(piece.finish, "stop")
 
 
-async def within(deadline: float, what: Awaitable[T]) -> T:
-    """The result, if it is there in time."""
+async def within(deadline: float, what: Awaitable[T], *, undo: Callable[[], Awaitable[object]] | None = None) -> T:
+    """The result, if it is there in time; `undo` takes it back if it comes when nobody wants it any more.
+
+    Not asyncio.wait_for, which forgets that it was cancelled if the result comes at the same moment (before Python 3.12).
+    """
+    task = asyncio.ensure_future(what)
     try:
-        return await asyncio.wait_for(what, max(0.001, deadline - time.monotonic()))
-    except asyncio.TimeoutError:
-        raise TooLate("the deadline of this request has passed", fix="ask for less, or raise deadline") from None
+        await asyncio.wait({task}, timeout=max(0.001, deadline - time.monotonic()))
+        if task.done():
+            return task.result()
+    except asyncio.CancelledError:
+        await _given_up(task, undo)
+        raise
+    await _given_up(task, undo)
+    raise _too_late()
+
+
+async def _given_up(task: asyncio.Future[T], undo: Callable[[], Awaitable[object]] | None) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+    if undo is not None and not task.cancelled() and task.exception() is None:
+        await undo()
+
+
+def _too_late() -> TooLate:
+    return TooLate("the deadline of this request has passed", fix="ask for less, or raise deadline")

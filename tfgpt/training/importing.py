@@ -8,16 +8,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from tfgpt import files
-from tfgpt.errors import Failure, UserError
+from tfgpt.config.wording import explain
+from tfgpt.errors import Failure, Problems, UserError
 from tfgpt.progress import Progress
 from tfgpt.tensors import Later
 from tfgpt.tokenizers import Tokenizer
 from tfgpt.training import saver
 from tfgpt.training.manifest import base_name
 from tfgpt.training.opening import config_of, padded
-from tfgpt.weights.source import Source, Tensor
+from tfgpt.weights.source import Source, Tensor, finite
 
 # What training goes on with, unless the user says otherwise: small steps on a model that knows something already.
 TUNING = {"lr": 5e-5, "max_steps": 1000, "warmup_steps": 50, "train_steps": 100, "train_batch_size": 4}
@@ -28,12 +30,23 @@ def write(source: Source, folder: str, *, settings: Mapping[str, Any], tokenizer
 
     `settings` are keys of its configuration beside those that the source gives. Nothing is left behind if this fails.
     """
-    tokenizer = tokenizer or source.tokenizer
+    tokenizer, source = tokenizer or source.tokenizer, finite(source)
+    if tokenizer is not None and tokenizer.n_vocab > source.keys["n_vocab"]:
+        raise UserError(
+            f"this tokenizer has {tokenizer.n_vocab:,} ids, the model only {source.keys['n_vocab']:,}",
+            where=source.path,
+            fix="name the tokenizer that the model was trained with",
+        )
     place, name = os.path.split(folder.rstrip("/"))
     keys: dict[str, Any] = {"init_from": folder, "model_path": f"{folder.rstrip('/')}-tuned", **TUNING}
     if tokenizer is not None:
         keys["tokenizer"] = files.join(folder, "tokenizer")
-    config = config_of(source, **(keys | dict(settings)))
+    _require_free(source, settings)
+    try:
+        config = config_of(source, **(keys | dict(settings)))
+    except ValidationError as error:
+        problems, _ = explain(error, lambda path: f"--set {path[0] if path else ''}", broken=set())
+        raise Problems(f"{len(problems)} mistakes in the settings; nothing was created", problems) from None
     rows = -(-config["n_vocab"] // config["vocab_multiple"]) * config["vocab_multiple"]
     total = 4 * sum(int(np.prod(tensor.shape)) for tensor in source.tensors.values())
     with Progress("import", total=total) as progress:
@@ -58,6 +71,20 @@ def write(source: Source, folder: str, *, settings: Mapping[str, Any], tokenizer
             raise Failure(f"the model could not be written: {saver.words(error)}", where=folder) from error
 
 
+def _require_free(source: Source, settings: Mapping[str, Any]) -> None:
+    """UserError for a setting that the tensors, or the file that came with them, decide."""
+    fixed = {*source.keys, "activation", "attention_types", "attention_window", "local"}
+    if source.kind.startswith("nanoGPT"):
+        fixed.discard("activation")  # its files do not say which of two their code computed
+    for name, value in settings.items():
+        if name in fixed and source.keys.get(name) != value:
+            raise UserError(
+                f"{name} is {source.keys.get(name, 'at its default')} in this model, and cannot be set",
+                where=f"--set {name}={value}",
+                fix="leave it out",
+            )
+
+
 def require_new(folder: str) -> None:
     """UserError unless nothing lies at `folder`."""
     if base_name(folder) in ("", ".", ".."):
@@ -71,8 +98,6 @@ def _shape(name: str, tensor: Tensor, rows: int) -> tuple[int, ...]:
 
 
 def _read(name: str, source: Source, rows: int, progress: Progress) -> np.ndarray:
-    found = np.asarray(source.tensors[name].read(), np.float32)
-    if not np.isfinite(found).all():
-        raise UserError(f"{name} holds numbers that are not finite", where=source.path, fix="fetch the model again")
+    found = source.tensors[name].read()
     progress.update(found.nbytes)
     return padded(found, rows) if name == "wte.weight" else found

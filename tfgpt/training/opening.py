@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from tfgpt.training import restoring
 from tfgpt.training.manifest import MANIFEST, WEIGHTS
 from tfgpt.training.restoring import Checkpoint
 from tfgpt.weights import recognise
-from tfgpt.weights.source import Source, Tensor
+from tfgpt.weights.source import Source, Tensor, finite
 
 # Of a configuration, what says how a model computes.
 SHAPE = ("n_layer", "n_head", "n_embd", "n_ctx", "activation", "attention_types", "attention_window")
@@ -27,6 +28,8 @@ def is_foreign(folder: str) -> bool:
     """Whether a model of other people lies there, and no checkpoint of this package."""
     if not recognise.recognises(folder):
         return False
+    if os.path.isfile(folder):
+        return True
     try:
         restoring.find(folder)
     except UserError:
@@ -49,7 +52,7 @@ def load(
     if not is_foreign(folder):
         found = _own(folder, best)
         return found, _own_tokenizer(found), ()
-    source = recognise.read(folder, n_head=like.n_head if like else None)
+    source = finite(recognise.read(folder, n_head=like.n_head if like else None))
     config = config_of(source)
     rows = -(-config["n_vocab"] // config["vocab_multiple"]) * config["vocab_multiple"]
     weights = {name: tensor.read() for name, tensor in source.tensors.items()}
@@ -124,10 +127,14 @@ def _is_local(config: Config) -> bool:
 
 
 def _own(folder: str, best: bool) -> Checkpoint:
+    if not files.is_remote(folder) and os.path.isfile(folder):
+        raise UserError(
+            "this is a file, not a model's folder", where=folder, fix=f"name {os.path.dirname(folder) or '.'}"
+        )
     try:
         restoring.find(folder)
     except UserError as error:
-        error.nearest = error.nearest or f"or {recognise.KNOWN}"
+        error.nearest = error.nearest or recognise.KNOWN
         raise
     return restoring.load(folder, optimizer=False, best=best)
 

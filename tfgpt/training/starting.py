@@ -99,7 +99,7 @@ def load_weights(step: Step, source: Checkpoint) -> list[str]:
         raise UserError(
             f"the weights to start from have another shape: {'; '.join(wrong[:3])}{more}",
             where=f"$.init_from is {source.path}",
-            fix=f"take n_layer, n_embd, n_head and n_vocab from {source.path}/config.json",
+            fix=" ".join(f"--set {name}={source.config[name]}" for name in ("n_layer", "n_embd", "n_head", "n_vocab")),
         )
     snapshot.restore(step, arrays, None)
     return notes

@@ -166,7 +166,7 @@ def _hparams(folder: str, n_head: int | None) -> dict[str, int] | None:
         return None
     fix = "fetch it again, or correct it"
     try:
-        found = json.loads(files.read_bytes(path))
+        found = json.loads(files.read_bytes(path), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"this is not JSON: {error}", where=path, fix=fix) from error
     if not isinstance(found, dict):
@@ -179,6 +179,12 @@ def _hparams(folder: str, n_head: int | None) -> dict[str, int] | None:
     if n_head not in (None, found["n_head"]):
         raise UserError(f"{n_head} heads were asked for, it has {found['n_head']}", where=path, fix="leave n_head out")
     return {key: found[key] for key in KEYS}
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return dict(pairs)
 
 
 def _from_shapes(

@@ -32,6 +32,9 @@ def read(path: str, *, n_head: int | None = None) -> Source:
     for reader in READERS:
         if reader.recognises(path):
             found: Source = reader.read(path, n_head=n_head) if reader in (openai, hdf5) else reader.read(path)
+            if n_head not in (None, found.keys["n_head"]):
+                heads = found.keys["n_head"]
+                raise UserError(f"{n_head} heads were asked for, it has {heads}", where=path, fix="leave n_head out")
             return _fitting(found)
     there = files.is_folder(path) or files.exists(path)
     raise UserError(

@@ -7,7 +7,8 @@ written in every other form. Tensors are read one at a time: a model of 6 GB pas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,9 @@ def checked(source: Source, *, unknown: list[str] | None = None) -> Source:
     """
     keys, wanted = source.keys, expected(source.keys)
     faults = [f"{name} is missing" for name in wanted if name not in source.tensors]
-    faults += [
-        f"{name} is not part of this model" for name in [*source.tensors, *(unknown or [])] if name not in wanted
-    ]
+    # A stranger's names: control characters and walls of letters stay out of the terminal.
+    odd = [ascii(name)[1:-1][:80] for name in [*source.tensors, *(unknown or [])] if name not in wanted]
+    faults += [f"{name} is not part of this model" for name in odd]
     faults += [
         f"{name} is {list(source.tensors[name].shape)}, needed {list(shape)}"
         for name, shape in wanted.items()
@@ -95,3 +96,16 @@ def checked(source: Source, *, unknown: list[str] | None = None) -> Source:
             fix="fetch it again",
         )
     return source
+
+
+def finite(source: Source) -> Source:
+    """The source; a tensor of it that holds numbers that are none (NaN, infinity) is an error when it is read."""
+
+    def read(name: str, tensor: Tensor) -> np.ndarray:
+        found = np.asarray(tensor.read(), np.float32)
+        if not np.isfinite(found).all():
+            raise UserError(f"{name} holds numbers that are not finite", where=source.path, fix="fetch the model again")
+        return found
+
+    tensors = {name: Tensor(tensor.shape, partial(read, name, tensor)) for name, tensor in source.tensors.items()}
+    return replace(source, tensors=tensors)
