@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -73,8 +74,10 @@ class Served:
 
     def children(self):
         """Processes of models."""
-        found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True)
-        return [int(pid) for pid in found.stdout.split()]
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        if not found.parent.exists():
+            return []
+        return [int(pid) for pid in found.read_text().split()]
 
     def end(self, number=signal.SIGTERM):
         """Ask it to end; its exit code."""

@@ -39,7 +39,9 @@ def test_files_that_are_none(tmp_path, text, capsys):
 
 
 def test_the_sample_is_legal_and_older_files_load(tmp_path, capsys):
-    sample = json.loads(settings.SAMPLE.read_text())
+    assert main(["serve", "--sample"]) == 0
+    sample = json.loads(capsys.readouterr().out)
+    assert main(["serve"]) == 2 and "--sample" in capsys.readouterr().err
     for model in sample["models"]:
         model["path"] = str(tmp_path)
     (tmp_path / "s.json").write_text(json.dumps(sample))

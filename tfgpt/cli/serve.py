@@ -15,10 +15,11 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tfgpt serve`."""
-    parser.add_argument("config", metavar="CONFIG", help="a JSON file, like server_config.json.sample")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="a JSON file; --sample prints one to begin with")
     parser.add_argument("--host", help="in place of that in the file")
     parser.add_argument("--port", type=int, help="in place of that in the file; 0: any that is free")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds that texts get to end in (default 30)")
+    parser.add_argument("--sample", action="store_true", help="print a configuration to begin with")
     parser.add_argument("--check", action="store_true", help="check the file, and serve nothing")
 
 
@@ -27,6 +28,11 @@ def run(args: argparse.Namespace) -> int:
     from tfgpt.errors import UserError
     from tfgpt.serving import settings as reader
 
+    if args.sample:
+        print(reader.SAMPLE.read_text("utf-8"), end="")
+        return 0
+    if args.config is None:
+        raise UserError("no CONFIG given", fix="tfgpt serve --sample > server_config.json makes one to begin with")
     settings = reader.load(args.config)
     given = {name: value for name in ("host", "port") if (value := getattr(args, name)) is not None}
     settings = settings.model_copy(update=given)

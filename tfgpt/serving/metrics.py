@@ -53,9 +53,9 @@ class Metrics:
 
     def lines(self) -> Iterator[str]:
         """All of it."""
-        for kind, table in (("counter", self._counts), ("gauge", self._gauges)):
+        for table in (self._counts, self._gauges):
             for name, values in table.items():
-                yield from _head(name, kind)
+                yield from _head(name, "counter" if name.endswith("_total") else "gauge")
                 for labels, value in values.items():
                     yield f"{name}{labels} {value:g}"
         for name, row in self._times.items():

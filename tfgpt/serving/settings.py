@@ -82,7 +82,7 @@ class ServerSettings(BaseModel):
 def load(path: str) -> ServerSettings:
     """Read the file; every mistake in it is reported at once."""
     if not files.exists(path):
-        raise UserError("there is no such file", where=path, fix="cp server_config.json.sample server_config.json")
+        raise UserError("there is no such file", where=path, fix="tfgpt serve --sample > server_config.json makes one")
     try:
         values = json.loads(files.read_bytes(path))
     except ValueError as error:
