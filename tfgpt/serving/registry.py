@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,6 @@ class Model:
 
     settings: ModelSettings
     worker: Worker | None = None
-    leases: int = 0
     waiting: int = 0  # requests that wait for it to be loaded
     leaving: bool = False  # takes no new leases
     used: float = 0.0  # time of the last lease
@@ -56,15 +55,15 @@ class Registry:
         self._queue: deque[str] = deque()  # keys that are to be loaded, in order
         self._spare: Worker | None = None
         self._old: set[Worker] = set()  # of former checkpoints, until their last answer
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
     async def start(self) -> None:
         """Begin to load what is asked for."""
         self._spare = Worker(self._lost)
-        self._tasks = [asyncio.create_task(self._load_what_is_wanted())]
+        self._begin(self._load_what_is_wanted())
         if self.settings.reload:
-            self._tasks.append(asyncio.create_task(self._look_for_newer()))
+            self._begin(self._look_for_newer())
 
     async def close(self) -> None:
         """End all processes."""
@@ -96,7 +95,7 @@ class Registry:
                     if model.error is not None:
                         raise model.error
                 worker = model.worker
-                model.leases += 1
+                worker.leases += 1
                 model.used = time.monotonic()
             finally:
                 model.waiting -= 1
@@ -105,10 +104,14 @@ class Registry:
             yield model, worker
         finally:
             async with self._changed:
-                if worker is model.worker:
-                    model.leases -= 1
-                    model.count += 1
+                worker.leases -= 1
+                model.count += 1
                 self._changed.notify_all()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # or nobody would hold it
+        task.add_done_callback(self._tasks.discard)
 
     async def _load_what_is_wanted(self) -> None:
         while True:
@@ -122,7 +125,7 @@ class Registry:
                     await self._make_room(model)
                     worker = await self._loaded(model)
                     async with self._changed:
-                        model.worker, model.leases, model.leaving = worker, 0, False
+                        model.worker, model.leaving = worker, False
                         model.size, model.fingerprint = worker.memory, worker.fingerprint
                         self.swaps += 1
             except Exception as error:
@@ -157,19 +160,19 @@ class Registry:
             if held + needed <= self.budget or not there:
                 return
             # One that nobody is using just now is better than the one that has not been used for longest.
-            await self._retire(min(there, key=lambda other: (other.leases > 0, other.used)))
+            await self._retire(
+                min(there, key=lambda other: (other.worker is not None and other.worker.leases > 0, other.used))
+            )
 
     async def _retire(self, model: Model) -> None:
         async with self._changed:
             # Whoever it was loaded for has a lease first, or two models might take turns without an answer from either.
             await self._changed.wait_for(lambda: model.waiting == 0)
             model.leaving = True
-            await self._changed.wait_for(lambda: model.leases == 0 or model.worker is None)
+            await self._changed.wait_for(lambda: model.worker is None or model.worker.leases == 0)
             worker, model.worker = model.worker, None
         if worker is not None:
-            self._old.add(worker)
-            await worker.close()
-            self._old.discard(worker)
+            await self._end(worker)
         async with self._changed:
             model.leaving = False
             self._changed.notify_all()
@@ -180,11 +183,11 @@ class Registry:
             if model.worker is worker:
                 if not self._closing:
                     self._say(f"the process of {model.settings.key} has ended")
-                model.worker, model.leases, model.leaving = None, 0, False
+                model.worker, model.leaving = None, False
         if worker is self._spare:
             self._spare = None
         if not self._closing:
-            self._tasks.append(asyncio.get_running_loop().create_task(self._tell()))
+            self._begin(self._tell())
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -204,16 +207,15 @@ class Registry:
                 except (UserError, OSError) as error:
                     self._say(f"{model.settings.key}: the newer checkpoint is left alone: {error}")
                     continue
-                async with self._changed:
-                    old, leases = model.worker, model.leases
-                    model.worker, model.leases, model.fingerprint = worker, 0, worker.fingerprint
+                old, model.worker, model.fingerprint = model.worker, worker, worker.fingerprint
                 if old is not None:
-                    self._old.add(old)
-                    self._tasks.append(asyncio.create_task(self._close_when_idle(old, leases)))
+                    self._begin(self._end(old))
 
-    async def _close_when_idle(self, worker: Worker, leases: int) -> None:
-        while leases and worker.count:
-            await asyncio.sleep(0.05)
+    async def _end(self, worker: Worker) -> None:
+        """Close a process that belongs to no model any more, after its last answer."""
+        self._old.add(worker)
+        async with self._changed:
+            await self._changed.wait_for(lambda: worker.leases == 0)
         await worker.close()
         self._old.discard(worker)
 

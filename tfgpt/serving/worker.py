@@ -60,6 +60,7 @@ class Worker:
     def __init__(self, on_end: Callable[[Worker], None]) -> None:
         self.about: dict[str, Any] = {}
         self.fingerprint = ""
+        self.leases = 0  # requests that are being answered by it
         self._loop = asyncio.get_running_loop()
         self._on_end = on_end
         self._writings: dict[int, Writing] = {}
@@ -85,11 +86,6 @@ class Worker:
     def alive(self) -> bool:
         """Whether texts can still come of it."""
         return not self._closed
-
-    @property
-    def count(self) -> int:
-        """Texts that it has been given and not ended."""
-        return len(self._writings)
 
     async def load(self, folder: str, **how: Any) -> None:
         """Make it the process of this model; raises what is wrong with the model."""
