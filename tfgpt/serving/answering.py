@@ -60,7 +60,6 @@ class Session:
     model: Model
     worker: Worker
     writings: list[Writing]
-    fingerprint: str
     deadline: float
     metrics: Metrics
     began: float
@@ -144,7 +143,7 @@ class Answering:
                 writings = [Writing(prompt, options, number) for prompt in ask.prompts for number in range(ask.n)]
                 for writing in writings:
                     worker.add(writing)
-                yield Session(ask, model, worker, writings, worker.fingerprint, deadline, self.metrics, began)
+                yield Session(ask, model, worker, writings, deadline, self.metrics, began)
             finally:
                 for writing in writings:
                     worker.cancel(writing)

@@ -276,7 +276,7 @@ async def _events(session: Session, *, chat: bool) -> AsyncIterator[dict[str, An
 
 
 def _marks(session: Session) -> dict[str, str]:
-    return {"X-Model-Fingerprint": session.fingerprint}
+    return {"X-Model-Fingerprint": session.worker.fingerprint}
 
 
 def _model(key: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Form:
             "object": kind,
             "created": int(time.time()),
             "model": session.model.settings.key,
-            "system_fingerprint": f"fp_{session.fingerprint}",
+            "system_fingerprint": f"fp_{session.worker.fingerprint}",
         }
         self._offsets: dict[int, int] = {}
 

@@ -37,7 +37,6 @@ class Model:
     leaving: bool = False  # takes no new leases
     used: float = 0.0  # time of the last lease
     size: int = 0  # bytes when it was loaded last
-    fingerprint: str = ""
     error: Exception | None = None
     count: int = 0  # answers
 
@@ -126,7 +125,7 @@ class Registry:
                     worker = await self._loaded(model)
                     async with self._changed:
                         model.worker, model.leaving = worker, False
-                        model.size, model.fingerprint = worker.memory, worker.fingerprint
+                        model.size = worker.memory
                         self.swaps += 1
             except Exception as error:
                 model.error = error
@@ -197,17 +196,18 @@ class Registry:
         while True:
             await asyncio.sleep(self.settings.reload)
             for model in self.models.values():
-                if model.worker is None or model.leaving:
+                current = model.worker
+                if current is None or model.leaving:
                     continue
                 try:
                     now = await asyncio.to_thread(fingerprint, model.settings.folder)
-                    if now == model.fingerprint:
+                    if now == current.fingerprint:
                         continue
                     worker = await self._loaded(model)  # the new one is ready before the old one goes
                 except (UserError, OSError) as error:
                     self._say(f"{model.settings.key}: the newer checkpoint is left alone: {error}")
                     continue
-                old, model.worker, model.fingerprint = model.worker, worker, worker.fingerprint
+                old, model.worker = model.worker, worker
                 if old is not None:
                     self._begin(self._end(old))
 

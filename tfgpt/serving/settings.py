@@ -69,7 +69,6 @@ class ServerSettings(BaseModel):
     memory: float | None = Field(default=None, gt=0)  # GB for all models together; None: 0.8 of the machine's
     reload: float = Field(default=0.0, ge=0)  # seconds between two looks for newer checkpoints; 0: none
     preload: bool = True
-    log_prompts: bool = False
 
     @property
     def warnings(self) -> list[str]:

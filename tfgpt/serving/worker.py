@@ -37,7 +37,6 @@ class Writing:
     number: int = field(default_factory=lambda: next(_numbers))
     prompt_tokens: int = 0
     tokens: int = 0
-    ended: bool = False
     _pieces: asyncio.Queue[Piece | Exception | None] = field(default_factory=asyncio.Queue)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
@@ -140,7 +139,7 @@ class Worker:
         elif kind == "ended":
             number, facts = rest
             if (writing := self._writings.pop(number, None)) is not None:
-                writing.prompt_tokens, writing.tokens, writing.ended = facts["prompt_tokens"], facts["tokens"], True
+                writing.prompt_tokens, writing.tokens = facts["prompt_tokens"], facts["tokens"]
                 writing.put(facts["error"])
         elif kind == "refused":
             number, error = rest

@@ -12,6 +12,7 @@ from tfgpt import files
 from tfgpt.progress import Progress
 from tfgpt.training import manifest, marks, restoring
 from tfgpt.training.manifest import CONFIG, OPTIMIZER, STATE, WEIGHTS, Damaged
+from tfgpt.weights.source import expected
 
 
 @dataclass
@@ -58,20 +59,8 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     >>> shapes({"n_layer": 1, "n_embd": 8, "n_ctx": 4, "n_vocab": 5, "vocab_multiple": 64})["wte.weight"]
     (64, 8)
     """
-    width, multiple = config["n_embd"], config["vocab_multiple"]
-    rows = -(-config["n_vocab"] // multiple) * multiple
-    table: dict[str, tuple[int, ...]] = {"wte.weight": (rows, width), "wpe.weight": (config["n_ctx"], width)}
-    for i in range(config["n_layer"]):
-        for name, ins, outs in (
-            ("attn.c_attn", width, 3 * width),
-            ("attn.c_proj", width, width),
-            ("mlp.c_fc", width, 4 * width),
-            ("mlp.c_proj", 4 * width, width),
-        ):
-            table |= {f"h.{i}.{name}.weight": (ins, outs), f"h.{i}.{name}.bias": (outs,)}
-        for norm in (f"h.{i}.ln_1", f"h.{i}.ln_2"):
-            table |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
-    return table | {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+    multiple = config["vocab_multiple"]
+    return expected(config | {"n_vocab": -(-config["n_vocab"] // multiple) * multiple})
 
 
 def _verify(path: str, advance: Callable[[int], object]) -> Report:
