@@ -93,9 +93,11 @@ class Browser:
         asked = {"id": self._number, "method": method, "params": values}
         os.write(self._to, json.dumps(asked | ({"sessionId": self._session} if self._session else {})).encode() + b"\0")
         end = time.monotonic() + 60
+        ready = select.poll()  # `select` refuses descriptors from 1,024 on, which a long test process may reach
+        ready.register(self._from, select.POLLIN)
         while True:
             while b"\0" not in self._read:
-                assert select.select([self._from], [], [], end - time.monotonic())[0], f"no answer to {method}"
+                assert ready.poll(1000 * max(0, end - time.monotonic())), f"no answer to {method}"
                 part = os.read(self._from, 1 << 20)
                 assert part, "the browser is gone"
                 self._read += part
