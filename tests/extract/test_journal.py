@@ -50,7 +50,9 @@ def test_a_broken_last_line_costs_that_line_alone(cut, tmp_path):
     again.add(place, [(page, "k", "", "") for page in ids[200:]])
     again.close()
     assert path.read_bytes().startswith(whole[:-cut]), "the journal is only ever appended to"
-    assert all(Journal(path, SETTINGS).is_done(place, page) for page in ids)
+    after = Journal(path, SETTINGS)
+    assert all(after.is_done(place, page) for page in ids)
+    after.close()
 
 
 def test_nonsense_lines_are_passed_over(tmp_path):
