@@ -115,7 +115,7 @@ class Steps:
         found = self.product.leave(raw, entered, pick(vectors, self.model.places, "attn.c_attn"))
         q, k, v = (tf.reshape(part, self.heads) for part in tf.split(found, 3, 1))
         out = extend_and_attend(q, k, v, positions, active, where, shape)
-        return self.product.enter(tf.reshape(out, (self.slots, self.form.n_embd)), self.model.limit)
+        return self.product.enter(out, self.model.limit)
 
     def _widen(self, raw, entered, vectors):
         found = self.product.leave(raw, entered, pick(vectors, self.model.places, "mlp.c_fc"))
