@@ -19,6 +19,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.17"],
     # The peers that `tfgpt bench` runs beside us; fused AdamW on the CPU came with torch 2.4.
     "bench": ["torch>=2.4", "transformers>=4.45", "ctranslate2>=4.5"],
+    "bench-keras": ["keras-hub>=0.32; python_version >= '3.11'"],
     "export": ["tensorflow-text>=2.20; sys_platform == 'linux'"],
     "test": [
         "pytest>=8",
@@ -43,6 +44,7 @@ EXTRAS = {
         "uvicorn>=0.30",
         "httpx>=0.27",
         "openai>=1.50",
+        "schemathesis>=4.32; python_version >= '3.11'",
     ],
     "lint": ["ruff>=0.6", "mypy>=1.11", "types-requests", "types-tqdm", "pre-commit>=3.8"],
 }

@@ -47,6 +47,8 @@ class Generator:
     ) -> None:
         """`engine` is a `tfgpt.generation.engine.Engine`, or whatever behaves like one; `load` makes both arguments."""
         self.engine, self.language, self.about = engine, language, about
+        self.config: Config | None = None  # that the model was trained with, where `load` found one
+        self.sha256 = ""  # of the file of the weights, where a manifest states it
         self._streams = Streams(Decoding(engine, language, note=note or _note))
 
     @classmethod
@@ -85,7 +87,10 @@ class Generator:
         language = Language(spoken, form.n_vocab)
         engine = Engine(found.weights, form, slots=slots, dtype=dtype, consume=True)
         about = f"{found.path}, step {found.step:,}; {engine.dtype}: {engine.reason}"
-        return cls(engine, language, about=about, note=note)
+        made = cls(engine, language, about=about, note=note)
+        made.config = config
+        made.sha256 = found.sha256
+        return made
 
     def generate(self, prompts: str | Sequence[str] | None = None, **options: Any) -> list[Result]:
         """`num_samples` texts for each prompt, in the order of the prompts; without a prompt, documents from nothing."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,14 +34,14 @@ def models(tmp_path_factory):
 
 
 class Served:
-    """One `tfgpt serve`."""
+    """One `tfgpt serve`, or a `script` that runs it in its own way."""
 
-    def __init__(self, home, folder, **settings):
+    def __init__(self, home, folder, *, script=("-m", "tfgpt"), grace=20, **settings):
         first = {"port": 0, "longest": 20_000, "models": [{"key": "general", "path": str(home / "one"), "dtype": "float32"},
                                        {"key": "other", "path": str(home / "two"), "dtype": "float32"}]}  # fmt: skip
         (folder / "server.json").write_text(json.dumps(first | settings))
         self.log = folder / "log.txt"
-        words = [sys.executable, "-m", "tfgpt", "serve", str(folder / "server.json"), "--grace", "20"]
+        words = [sys.executable, *script, "serve", str(folder / "server.json"), "--grace", str(grace)]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
         self.url = self._until(r"serving on (http://\S+)")
@@ -66,6 +67,24 @@ class Served:
         """An answer."""
         return httpx.post(self.url + path, json=body, timeout=120, **more)
 
+    def settled(self, name, value=0.0, seconds=20.0):
+        """Wait until a number of /metrics is this; how long that took."""
+        began = time.monotonic()
+        while self.metric(name) != value:
+            assert time.monotonic() < began + seconds, f"{name} is {self.metric(name)}, not {value}"
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def connect(self, **options):
+        """A socket to it, for what no client would send."""
+        host, port = self.url.removeprefix("http://").split(":")
+        found = socket.socket()
+        for name, value in options.items():
+            found.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+        found.settimeout(30)
+        found.connect((host, int(port)))
+        return found
+
     def metric(self, name):
         """One number of /metrics."""
         text = httpx.get(self.url + "/metrics").text
@@ -78,6 +97,13 @@ class Served:
         if not found.parent.exists():
             return []
         return [int(pid) for pid in found.read_text().split()]
+
+    def gone(self, children):
+        """Wait until none of these processes is there any more."""
+        end = time.monotonic() + 10
+        while any(os.path.exists(f"/proc/{pid}") for pid in children):
+            assert time.monotonic() < end, "a process has outlived the server"
+            time.sleep(0.05)
 
     def end(self, number=signal.SIGTERM):
         """Ask it to end; its exit code."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -97,6 +99,8 @@ WRONG = {
     "no model": ("/invocations", {"model_key": "../one", "raw_text": "x"}, 404),
     "not a number": ("/v1/completions", {"prompt": "x", "temperature": "hot"}, 400),
     "NaN": ("/v1/completions", b'{"prompt": "x", "temperature": NaN}', 400),
+    "below zero": ("/v1/completions", {"prompt": "x", "temperature": -1}, 400),
+    "an empty stop": ("/v1/completions", {"prompt": "x", "stop": ["a"] * 100 + [""]}, 400),
     "too many": ("/v1/completions", {"prompt": "x", "n": 1000}, 400),
     "too long": ("/v1/completions", {"prompt": "x", "max_tokens": 10**6}, 400),
     "an id that there is not": ("/v1/completions", {"prompt": [10**9]}, 400),
@@ -121,6 +125,39 @@ def test_what_is_wrong_is_said_and_harms_nobody(server, name):
     error = json.loads(found.text.removeprefix("data: ").split("\n\n")[0])["error"]
     assert error["message"] and error["type"].endswith("_error") and "Traceback" not in found.text
     assert server.post("/v1/completions", SHORT).status_code == 200
+
+
+def test_older_http_other_types_and_who_waits_for_a_go_ahead(server):  # S1
+    body = json.dumps(SHORT).encode()
+    head = b"POST /v1/completions HTTP/%s\r\nHost: x\r\nContent-Type: %s\r\n%sConnection: close\r\n\r\n"
+    length = b"Content-Length: %d\r\n" % len(body)
+    pieces = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in (body[:9], body[9:])) + b"0\r\n\r\n"
+    answers = set()
+    for version, kind, more, sent in (
+        (b"1.0", b"application/json", length, body),
+        (b"1.1", b"text/html", length + b"Expect: 100-continue\r\n", body),
+        (b"1.1", b"application/x-www-form-urlencoded", b"Transfer-Encoding: chunked\r\n", pieces),
+    ):
+        with server.connect() as there:
+            there.sendall(head % (version, kind, more))
+            if b"Expect" in more:
+                assert there.recv(1000).startswith(b"HTTP/1.1 100 ")
+            there.sendall(sent)
+            said = b"".join(iter(lambda there=there: there.recv(10_000), b""))
+        first, _, text = said.partition(b"\r\n\r\n")
+        assert b" 200 " in first.splitlines()[0], said
+        answers.add(json.loads(text)["choices"][0]["text"])
+    assert len(answers) == 1
+
+
+def test_names_neither_reach_files_nor_become_headers(server):  # S9
+    bad = ["../one", "..%2f..%2fetc%2fpasswd", "general%0d%0aX-Evil: 1", "%00", "a" * 50_000]
+    for name in bad:
+        found = httpx.get(f"{server.url}/v1/models/{name[:5000]}")
+        assert found.status_code == 404 and "x-evil" not in found.headers and "root:" not in found.text
+        found = server.post("/v1/completions", SHORT | {"model": name + "\r\nX-Evil: 1"})
+        assert found.status_code == 404 and "x-evil" not in found.headers and len(found.text) < 1000
+        assert server.post("/prime", {"model_key": name}).status_code == 404
 
 
 def test_a_million_tokens_of_prompt_are_cut_to_the_context(server):
@@ -153,8 +190,16 @@ def test_who_leaves_frees_the_place_at_once(server):
     assert server.metric('tfgpt_generated_tokens_total{model="general"}') - before < 4000
 
 
-def test_more_than_the_queue_holds_is_sent_away_with_a_time_to_come_back(serve):
-    server = serve(queue=4, slots=2)
+@pytest.fixture(scope="module")
+def small(models, tmp_path_factory):
+    """A server with few places, for tests that do not leave it as it was; the last of them ends it."""
+    found = Served(models, tmp_path_factory.mktemp("small"), queue=4, slots=2)
+    yield found.ready()
+    found.kill()
+
+
+def test_more_than_the_queue_holds_is_sent_away_with_a_time_to_come_back(small):
+    server = small
     with ThreadPoolExecutor(40) as pool:
         found = list(
             pool.map(lambda i: server.post("/v1/completions", LONG | {"seed": i, "max_tokens": 200}), range(40))
@@ -164,6 +209,75 @@ def test_more_than_the_queue_holds_is_sent_away_with_a_time_to_come_back(serve):
     refused = next(one for one in found if one.status_code == 429)
     assert int(refused.headers["retry-after"]) >= 1 and refused.json()["error"]["type"] == "rate_limit_error"
     assert server.post("/v1/completions", SHORT).status_code == 200
+
+
+def test_two_hundred_clients_on_eight_slots(server):  # S3
+    ask = LONG | {"max_tokens": 40}
+    limits = httpx.Limits(max_connections=None)
+    with httpx.Client(base_url=server.url, timeout=120, limits=limits) as client, ThreadPoolExecutor(200) as pool:
+        found = list(pool.map(lambda i: client.post("/v1/completions", json=ask | {"seed": i}).status_code, range(200)))
+    assert set(found) <= {200, 429} and found.count(200) >= 72  # of the slots and the queue
+    assert server.metric("tfgpt_waiting") == 0
+
+
+def test_who_comes_first_is_served_first(server):  # S3
+    began, enough = [], threading.Event()
+    body = json.dumps(LONG | {"stream": True, "max_tokens": 20_000}).encode()
+    held = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    def late(number):
+        with httpx.stream("POST", server.url + "/v1/completions", content=body, timeout=60) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            began.append(number)
+            enough.wait(60)  # it keeps its place, so that no other falls free
+
+    holders = [server.connect() for _ in range(8)]
+    with ThreadPoolExecutor(6) as pool:
+        for holder in holders:
+            holder.sendall(held)
+        server.settled("tfgpt_waiting", 8.0)
+        for number in range(6):
+            pool.submit(late, number)
+            server.settled("tfgpt_waiting", 9.0 + number)
+        assert not began
+        for number, holder in enumerate(holders[:6]):  # a place falls free, and it is the next one's
+            holder.close()
+            end = time.monotonic() + 20
+            while number not in began and time.monotonic() < end:
+                time.sleep(0.01)
+            assert began == list(range(number + 1))
+        enough.set()
+    for holder in holders:
+        holder.close()
+    server.settled("tfgpt_waiting")
+
+
+def test_a_model_whose_process_dies_is_started_anew(small):
+    server = small
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, "/v1/completions", LONG)
+        time.sleep(0.3)
+        for pid in server.children():
+            os.kill(pid, signal.SIGKILL)
+        assert running.result().status_code == 503
+    again = server.post("/v1/completions", SHORT)
+    assert again.status_code == 200 and again.json()["choices"][0]["text"]
+
+
+def test_sigterm_lets_a_text_end_and_takes_no_new_one(small):
+    server = small
+    with httpx.stream("POST", server.url + "/v1/completions", json=LONG | {"stream": True}, timeout=60) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(httpx.HTTPError):
+            httpx.post(server.url + "/v1/completions", json=SHORT, timeout=5).raise_for_status()
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]" and json.loads(rest[-2][6:])["choices"][0]["finish_reason"] == "length"
+    assert server.process.wait(30) == 0
+    assert not server.children()
 
 
 @pytest.mark.slow
@@ -194,33 +308,6 @@ def test_two_models_in_the_memory_of_one_never_mix(serve):
     assert len(server.children()) <= 3  # one model, one that waits for the next, and multiprocessing's own
 
 
-def test_a_model_whose_process_dies_is_started_anew(serve):
-    server = serve()
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(server.post, "/v1/completions", LONG)
-        time.sleep(0.3)
-        for pid in server.children():
-            os.kill(pid, signal.SIGKILL)
-        assert running.result().status_code == 503
-    again = server.post("/v1/completions", SHORT)
-    assert again.status_code == 200 and again.json()["choices"][0]["text"]
-
-
-def test_sigterm_lets_a_text_end_and_takes_no_new_one(serve):
-    server = serve()
-    with httpx.stream("POST", server.url + "/v1/completions", json=LONG | {"stream": True}, timeout=60) as stream:
-        lines = stream.iter_lines()
-        next(lines)
-        server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        with pytest.raises(httpx.HTTPError):
-            httpx.post(server.url + "/v1/completions", json=SHORT, timeout=5).raise_for_status()
-        rest = [line for line in lines if line]
-    assert rest[-1] == "data: [DONE]" and json.loads(rest[-2][6:])["choices"][0]["finish_reason"] == "length"
-    assert server.process.wait(30) in (0, 143, -signal.SIGTERM)
-    assert not server.children()
-
-
 def test_a_token_keeps_others_out(serve):
     server = serve(token="a long secret")
     assert server.post("/v1/completions", SHORT).status_code == 401
@@ -240,26 +327,67 @@ def test_neither_prompts_nor_escapes_reach_the_log(server):
     assert "secret" not in log and "\x1b" not in log
 
 
-@pytest.mark.slow
-def test_a_newer_checkpoint_is_served_without_a_failed_request(models, tmp_path):
-    from tfgpt.training import importing, opening
+def checkpoint(models, run, name, weights, *, spoilt=False, shape=None):
+    """A newer checkpoint of a run; `spoilt` in a byte, or with a `shape` that its weights do not have."""
+    from tfgpt.training import importing, manifest, opening
 
+    new = run.parent / "new" / "step-00000000"
+    importing.write(opening.source(str(models / weights)), str(new), settings={})
+    if shape:
+        config = new / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | shape))
+    sealed = manifest.read(str(new))
+    parts = {n: manifest.Part(os.stat(new / n).st_size, sha256(new / n)) for n in sealed.parts}
+    serial = 1 + max((int(entry.serial or 0) for entry in manifest.entries(str(run / "checkpoints"))), default=0)
+    (new / "manifest.json").write_bytes(manifest.seal(sealed._replace(serial=serial, parts=parts)))
+    if spoilt:
+        data = bytearray((new / "weights.safetensors").read_bytes())
+        data[-1] ^= 1
+        (new / "weights.safetensors").write_bytes(data)
+    place = run / "checkpoints" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(new, place)
+    return "fp_" + hashlib.sha256(repr(parts["weights.safetensors"].sha256).encode()).hexdigest()[:12]
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_a_newer_checkpoint_is_served_and_a_bad_one_is_not_without_a_failed_request(models, tmp_path):  # S4
     run = tmp_path / "run"
-    importing.write(opening.source(str(models / "one")), str(run / "checkpoints/step-00000000"), settings={})
-    settings = {"models": [{"key": "general", "path": str(run), "dtype": "float32"}], "reload": 0.5}
+    right = [checkpoint(models, run, "step-00000000", "one")]
+    settings = {"models": [{"key": "general", "path": str(run), "dtype": "float32"}], "reload": 0.3}
     server = Served(models, tmp_path, **settings)
-    try:
-        first = server.ready().post("/v1/completions", SHORT).json()
-        importing.write(opening.source(str(models / "two")), str(tmp_path / "new/step-00000000"), settings={})
-        codes, found = set(), first
-        os.rename(run / "checkpoints/step-00000000", tmp_path / "old")
-        os.rename(tmp_path / "new/step-00000000", run / "checkpoints/step-00000000")
-        end = time.monotonic() + 60
-        while found["system_fingerprint"] == first["system_fingerprint"] and time.monotonic() < end:
+    texts = {}
+
+    def ask_until(done):
+        end = time.monotonic() + 90
+        while not done():
+            assert time.monotonic() < end, server.log.read_text()
             answer = server.post("/v1/completions", SHORT)
-            codes.add(answer.status_code)
+            assert answer.status_code == 200, answer.text
             found = answer.json()
-            time.sleep(0.05)
-        assert codes == {200} and found["choices"][0]["text"] != first["choices"][0]["text"]
+            assert answer.headers["x-model-fingerprint"] == found["system_fingerprint"][3:]
+            texts.setdefault(found["system_fingerprint"], set()).add(found["choices"][0]["text"])
+            time.sleep(0.02)
+
+    try:
+        server.ready()
+        ask_until(lambda: texts)
+        # What does not fit its own configuration, and before it something that is not even whole.
+        checkpoint(models, run, "step-00000000.2", "two", shape={"n_embd": 48})
+        checkpoint(models, run, "step-00000000.3", "two", spoilt=True)
+        ask_until(lambda: "do not have the shapes" in server.log.read_text())
+        right.append(checkpoint(models, run, "step-00000000.4", "two"))
+        ask_until(lambda: right[1] in texts)
+        # Each fingerprint is that of the file which wrote the answer, and of one text.
+        assert list(texts) == right and len({text for (text,) in texts.values()}) == 2
+        checkpoint(models, run, "step-00000000.5", "one")
+        time.sleep(0.5)  # in the midst of loading it
+        children = server.children()
+        assert server.end() == 0
+        server.gone(children)
     finally:
         server.kill()

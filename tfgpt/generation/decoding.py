@@ -85,17 +85,26 @@ class Decoding:
         while self._waiting and self._free:
             self._running[self._free.pop(0)] = self._waiting.popleft()
         anew, going = self._turns()
-        logits = self._engine.prefill_many(anew) if anew else {}
+        logits = self._begun(anew) if anew else {}
         if going:
             logits |= self._engine.step(going)
         pieces = []
         for slot, row in logits.items():
             writing = self._running[slot]
-            pieces.append(writing.take(row))
+            pieces.append(_taken(writing, row))
             if writing.finished:
                 del self._running[slot]
                 self._close(writing, slot)
         return pieces
+
+    def _begun(self, prompts: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray | Exception]:
+        """Logits of each prompt, or what went wrong with it: one that cannot be read harms no other."""
+        try:
+            return dict(self._engine.prefill_many(prompts))
+        except Exception as error:
+            if len(prompts) == 1:
+                return dict.fromkeys(prompts, error)
+        return {slot: found for one, ids in prompts.items() for slot, found in self._begun({one: ids}).items()}
 
     def _turns(self) -> tuple[dict[int, Sequence[int]], dict[int, int]]:
         """By slot: ids that are read into it from the beginning, or the one that comes next."""
@@ -130,3 +139,11 @@ class Decoding:
         if text not in self._said:
             self._said.add(text)
             self._note(text)
+
+
+def _taken(writing: Writing, row: np.ndarray | Exception) -> Piece:
+    """The next piece; whatever goes wrong in one text ends that text alone."""
+    try:
+        return writing.fail(row) if isinstance(row, Exception) else writing.take(row)
+    except Exception as error:
+        return writing.fail(error)

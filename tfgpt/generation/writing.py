@@ -136,6 +136,14 @@ class Writing:
         result.text += text
         return Piece(self.request, text, token, logprob, None)
 
+    def fail(self, error: Exception) -> Piece:
+        """End here, with what went wrong in this text."""
+        said = " ".join(str(error).split())
+        self.result.error = Failure(f"this text could not be written: {type(error).__name__}: {said:.200}")
+        self.result.error.__cause__ = error
+        self.result.finish, self.finished = "error", True
+        return Piece(self.request, "", None, None, "error")
+
     def cancel(self) -> None:
         """End here; what was held back is part of the result."""
         if not self.finished:

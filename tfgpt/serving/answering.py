@@ -52,7 +52,7 @@ class Text:
         return reason(self.pieces[-1]) or "stop"
 
 
-@dataclass
+@dataclass(eq=False)
 class Session:
     """An ask that is being answered; `writings` are the texts in order, those of one prompt beside each other."""
 
@@ -105,6 +105,11 @@ class Session:
             pieces[number].append(piece)
         return [Text(w.prompt_tokens, w.tokens, found) for w, found in zip(self.writings, pieces, strict=True)]
 
+    def abort(self) -> None:
+        """End all of its texts as they stand."""
+        for writing in self.writings:
+            self.worker.abort(writing)
+
     def counts(self) -> tuple[int, int]:
         """Tokens of the prompts, each prompt once, and of what was written."""
         return sum(w.prompt_tokens for w in self.writings[:: self.ask.n]), sum(w.tokens for w in self.writings)
@@ -116,7 +121,7 @@ class Answering:
     def __init__(self, registry: Registry, metrics: Metrics) -> None:
         self.registry, self.metrics = registry, metrics
         self.waiting = 0  # texts that have a place
-        self.draining = False
+        self._sessions: set[Session] = set()
 
     @asynccontextmanager
     async def session(self, ask: Ask) -> AsyncIterator[Session]:
@@ -124,8 +129,8 @@ class Answering:
         settings, began = self.registry.settings, time.monotonic()
         deadline, count = began + settings.deadline, ask.n * len(ask.prompts)
         key = self.key(ask.key)
-        if self.draining:
-            raise Busy("this server is about to end", fix="ask another one, or this one in a moment")
+        if self.registry.draining:
+            raise _ending()
         if self.waiting + count > settings.queue + settings.slots:
             error = Busy(
                 f"{self.waiting} texts are being written or waiting, and no more are taken", fix="ask again later"
@@ -143,7 +148,12 @@ class Answering:
                 writings = [Writing(prompt, options, number) for prompt in ask.prompts for number in range(ask.n)]
                 for writing in writings:
                     worker.add(writing)
-                yield Session(ask, model, worker, writings, deadline, self.metrics, began)
+                session = Session(ask, model, worker, writings, deadline, self.metrics, began)
+                self._sessions.add(session)
+                try:
+                    yield session
+                finally:
+                    self._sessions.discard(session)
             finally:
                 for writing in writings:
                     worker.cancel(writing)
@@ -153,6 +163,17 @@ class Answering:
         finally:
             self.waiting -= count
 
+    def drain(self) -> None:
+        """Take no new texts; those that are being written go on."""
+        self.registry.draining = True
+
+    def abort(self) -> None:
+        """End every text as it stands, and send away who has not even begun."""
+        self.drain()
+        for session in self._sessions:
+            session.abort()
+        self.registry.give_up(_ending())
+
     def key(self, name: str) -> str:
         """The model of that name; the only one, or the first, where none is named."""
         keys = list(self.registry.models)
@@ -160,14 +181,14 @@ class Answering:
             return keys[0]
         if name not in keys:
             raise Unknown(
-                f'there is no model "{name:.80}"', where="model", nearest=nearest(name, keys) or ", ".join(keys)
+                f'there is no model "{name:.80}"', where="model", nearest=nearest(name[:80], keys) or ", ".join(keys)
             )
         return name
 
 
 def reason(piece: Piece) -> str | None:
     """Why a text ends, in the words of OpenAI's clients."""
-    return {None: None, "length": "length"}.get(piece.finish, "stop")
+    return {None: None, "length": "length", "abort": "abort"}.get(piece.finish, "stop")
 
 
 async def within(deadline: float, what: Awaitable[T], *, undo: Callable[[], Awaitable[object]] | None = None) -> T:
@@ -192,6 +213,10 @@ async def _given_up(task: asyncio.Future[T], undo: Callable[[], Awaitable[object
     await asyncio.wait({task})
     if undo is not None and not task.cancelled() and task.exception() is None:
         await undo()
+
+
+def _ending() -> Busy:
+    return Busy("this server is about to end", fix="ask another one, or this one in a moment")
 
 
 def _too_late() -> TooLate:

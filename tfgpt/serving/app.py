@@ -20,15 +20,16 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tfgpt.errors import UserError
+from tfgpt.errors import Failure, UserError
 from tfgpt.serving import asking
 from tfgpt.serving.answering import Answering, Session, within
 from tfgpt.serving.asking import Ask
+from tfgpt.serving.faults import Broken, guarded, place
 from tfgpt.serving.metrics import Metrics
 from tfgpt.serving.openai_form import Form
 from tfgpt.serving.openapi import document
 from tfgpt.serving.registry import Registry
-from tfgpt.serving.responses import Events, Gone, body_of, refusal, unless_gone
+from tfgpt.serving.responses import Events, Gone, body_of, error_body, refusal, unless_gone
 from tfgpt.serving.settings import ServerSettings
 from tfgpt.serving.templates import TEMPLATES
 
@@ -42,8 +43,11 @@ class Server:
     def __init__(self, settings: ServerSettings, say: Callable[[str], None] | None = None) -> None:
         self.settings = settings
         self.say = say or partial(print, file=sys.stderr, flush=True)
-        self.cleaners = {model.key: model.clean() for model in settings.models}
-        self.templates = {model.key: TEMPLATES[model.template] for model in settings.models}
+        self.cleaners, self.templates = {}, {}
+        for model in settings.models:
+            of = f'of model "{model.key}"'
+            self.cleaners[model.key] = guarded(model.clean(), f"the sanitizer {of}")
+            self.templates[model.key] = guarded(TEMPLATES[model.template], f"the template {of}")
         self.metrics = Metrics()
         self.registry: Registry
         self.answering: Answering
@@ -67,7 +71,8 @@ class Server:
             Route("/metrics", self.prometheus, methods=get),
             Route("/openapi.json", self.openapi, methods=get),
         ]
-        handlers: dict[Any, Any] = {HTTPException: _http_error, UserError: _error, ValueError: _error, Gone: _nobody}
+        handlers: dict[Any, Any] = {HTTPException: _http_error, UserError: self._error, Gone: _nobody}
+        handlers[Exception] = self._error  # which comes out again, behind the answer
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
         return _Watched(app, self)
 
@@ -103,11 +108,13 @@ class Server:
 
     async def invocations(self, request: Request) -> Response:
         """POST /invocations: the continuation as plain text, or as JSON for who accepts only that."""
-        ask = asking.invocation(asking.read(await body_of(request)), longest=self.settings.longest)
+        ask = asking.invocation(asking.read(await self._body(request)), longest=self.settings.longest)
 
         async def work() -> Response:
             async with self.answering.session(ask) as session:
                 (text,) = await session.whole()
+                if text.finish == "abort":
+                    raise Failure("the server ended before this text did", fix="ask again")  # nothing here could say so
                 key = session.model.settings.key
                 answer = self.cleaners[key](text.text)
                 headers = _marks(session)
@@ -119,7 +126,7 @@ class Server:
 
     async def prime(self, request: Request) -> Response:
         """POST /prime: load a model before it is needed."""
-        values = asking.read(await body_of(request))
+        values = asking.read(await self._body(request))
         name = values.get("model_key", "chatbot")
         key = self.answering.key(name if isinstance(name, str) else repr(name))
 
@@ -160,16 +167,19 @@ class Server:
 
     async def v1_completions(self, request: Request) -> Response:
         """POST /v1/completions"""
-        values = asking.read(await body_of(request))
+        values = asking.read(await self._body(request))
         return await self._answer(request, asking.completion(values, longest=self.settings.longest), chat=False)
 
     async def v1_chat(self, request: Request) -> Response:
         """POST /v1/chat/completions"""
-        values = asking.read(await body_of(request))
+        values = asking.read(await self._body(request))
         name = values.get("model")
         key = self.answering.key(name if isinstance(name, str) else "")
         ask = asking.chat(values, self.templates[key], longest=self.settings.longest)
         return await self._answer(request, ask, chat=True)
+
+    async def _body(self, request: Request) -> bytes:
+        return await body_of(request, self.settings.patience)
 
     async def _answer(self, request: Request, ask: Ask, *, chat: bool) -> Response:
         key = self.answering.key(ask.key)
@@ -191,16 +201,23 @@ class Server:
             raise
         return Events(_events(session, chat=chat), stack, _marks(session))
 
+    async def _error(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, Broken) or not isinstance(error, UserError):
+            self.say(f"a request failed: {place(error)}")
+        return refusal(error)
+
     # What operators look at
 
     async def health(self, request: Request) -> Response:
-        """GET /health: the process answers."""
-        return JSONResponse({"status": "ok"})
+        """GET /health: all is well, or a model's process has ended and is not back yet."""
+        down = self.registry.down
+        return JSONResponse({"status": "down" if down else "ok", "down": down}, 503 if down else 200)
 
     async def ready(self, request: Request) -> Response:
         """GET /ready: a model is in memory and texts are taken."""
         loaded = [key for key, model in self.registry.models.items() if model.worker and model.worker.alive]
-        good = not self.answering.draining and bool(loaded or not self.settings.preload)
+        up = not self.registry.draining and not self.registry.down
+        good = up and bool(loaded or not self.settings.preload)
         return JSONResponse({"ready": good, "loaded": loaded}, status_code=200 if good else 503)
 
     async def prometheus(self, request: Request) -> Response:
@@ -210,6 +227,7 @@ class Server:
         self.metrics.gauge("tfgpt_loads_total", self.registry.swaps)
         for key, model in self.registry.models.items():
             self.metrics.gauge("tfgpt_model_loaded", float(model.worker is not None), model=key)
+            self.metrics.gauge("tfgpt_falls_total", model.falls.total, model=key)
         return PlainTextResponse("\n".join(self.metrics.lines()) + "\n", media_type="text/plain; version=0.0.4")
 
     async def openapi(self, request: Request) -> Response:
@@ -238,13 +256,12 @@ class _Watched:
         path = scope["path"]
         try:
             if server.settings.token and path not in OPEN and not self._allowed(scope):
-                error = {"message": "a token is needed: Authorization: Bearer ...", "type": "authentication_error"}
-                refused = JSONResponse(
-                    {"error": error | {"param": None, "code": None}}, 401, {"WWW-Authenticate": "Bearer"}
-                )
-                await refused(scope, receive, noting)
+                body = error_body(401, "a token is needed: Authorization: Bearer ...")
+                await JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, noting)
             else:
                 await self._app(scope, receive, noting)
+        except Exception:
+            pass  # has been answered and logged; a traceback might show what somebody wrote
         finally:
             known = path if path.split("?")[0] in KNOWN else "other"
             server.metrics.count("tfgpt_requests_total", path=known, status=str(status))
@@ -283,14 +300,9 @@ def _model(key: str) -> dict[str, Any]:
     return {"id": key, "object": "model", "created": 0, "owned_by": "tfgpt"}
 
 
-async def _error(request: Request, error: Exception) -> Response:
-    return refusal(error)
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body = {"message": str(error.detail), "type": "invalid_request_error", "param": None, "code": None}
-    return JSONResponse({"error": body}, error.status_code, error.headers)
+    return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:

@@ -181,7 +181,7 @@ def _checked(options: dict[str, Any], longest: int) -> dict[str, Any]:
 def _require_known(values: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for name in values:
         if name not in known:
-            raise UserError(f'unknown field "{name:.60}"', where=name[:60], nearest=nearest(name, list(known)))
+            raise UserError(f'unknown field "{name:.60}"', where=name[:60], nearest=nearest(name[:60], list(known)))
 
 
 def _text(values: Mapping[str, Any], name: str, default: str) -> str:

@@ -16,6 +16,7 @@ HELP = {
     "tfgpt_model_loaded": "Whether a model is in memory.",
     "tfgpt_model_memory_bytes": "Memory of the processes of models.",
     "tfgpt_loads_total": "Models loaded since the start.",
+    "tfgpt_falls_total": "Processes of a model that ended by themselves.",
 }
 
 

@@ -67,5 +67,5 @@ def document() -> dict[str, Any]:
 
 def _operation(words: str, kind: str) -> dict[str, Any]:
     good = {"description": words, "content": {kind: {}, "text/event-stream": {}}}
-    wrong = {str(code): ERROR for code in (400, 401, 404, 413, 429, 503)}
+    wrong = {str(code): ERROR for code in (400, 401, 404, 408, 413, 429, 500, 503)}
     return {"summary": words, "responses": {"200": good} | wrong}

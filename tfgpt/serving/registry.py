@@ -7,23 +7,22 @@ of weights. A model that has to go takes no new leases, so that a busy one canno
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfgpt import files
-from tfgpt.errors import UserError
+from tfgpt.serving import fingerprints
+from tfgpt.serving.faults import Ended, Falls
 from tfgpt.serving.settings import ModelSettings, ServerSettings
 from tfgpt.serving.worker import Worker
-from tfgpt.training import restoring
-from tfgpt.training.manifest import Damaged, entries, read
 
 RUNTIME = 700_000_000  # of a process, beside its model
+AGAIN = 60.0  # seconds until a newer checkpoint that was refused is looked at again, if it has not changed before
 GROWN = 1.6  # bytes held for a byte of float32 weights, before that has been measured
 
 
@@ -39,6 +38,8 @@ class Model:
     size: int = 0  # bytes when it was loaded last
     error: Exception | None = None
     count: int = 0  # answers
+    refused: tuple[str, float] = ("", 0.0)  # fingerprint of a newer checkpoint that was no good, and when
+    falls: Falls = field(default_factory=Falls)
 
 
 class Registry:
@@ -56,6 +57,7 @@ class Registry:
         self._old: set[Worker] = set()  # of former checkpoints, until their last answer
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.draining = False  # takes up nothing new
 
     async def start(self) -> None:
         """Begin to load what is asked for."""
@@ -69,8 +71,22 @@ class Registry:
         self._closing = True
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # what was being loaded is closed by who loaded it
         workers = [model.worker for model in self.models.values() if model.worker] + list(self._old)
         await asyncio.gather(*(worker.close() for worker in [*workers, *([self._spare] if self._spare else [])]))
+
+    def give_up(self, error: Exception) -> None:
+        """Nobody gets a lease any more who has none: all who wait hear `error`."""
+        self._closing = True
+        for model in self.models.values():
+            if model.waiting and (model.worker is None or model.leaving):
+                model.error = error
+        self._begin(self._tell())
+
+    @property
+    def down(self) -> list[str]:
+        """Models whose process has ended by itself, until they are there again."""
+        return [key for key, model in self.models.items() if model.falls.down]
 
     @property
     def memory(self) -> int:
@@ -86,6 +102,8 @@ class Registry:
             model.waiting += 1
             try:
                 while model.worker is None or model.leaving:
+                    if model.worker is None and model.falls.left:
+                        raise model.falls.resting(key)
                     model.error = None
                     if key not in self._queue:
                         self._queue.append(key)
@@ -124,21 +142,22 @@ class Registry:
                     await self._make_room(model)
                     worker = await self._loaded(model)
                     async with self._changed:
-                        model.worker, model.leaving = worker, False
-                        model.size = worker.memory
-                        self.swaps += 1
+                        self._take_over(model, worker)
+                        model.leaving, model.size = False, worker.memory
             except Exception as error:
                 model.error = error
                 self._say(f"{key} could not be loaded: {error}")
+                if isinstance(error, Ended) or model.falls.down:
+                    self._fell(model, 0.0)
             async with self._changed:
                 self._queue.remove(key)
                 self._changed.notify_all()
 
     async def _loaded(self, model: Model) -> Worker:
         started, settings = time.monotonic(), model.settings
-        worker, self._spare = self._spare or Worker(self._lost), None
+        ready = self._spare is not None and self._spare.running  # or its end has not been heard of yet
+        worker, self._spare = self._spare if ready and self._spare else Worker(self._lost), None
         try:
-            worker.fingerprint = await asyncio.to_thread(fingerprint, settings.folder)
             how = {"dtype": settings.dtype, "slots": self.settings.slots, "tokenizer": settings.tokenizer}
             await worker.load(settings.folder, **how)
         except BaseException:
@@ -180,13 +199,31 @@ class Registry:
         """A process has ended, by itself or because it was told to."""
         for model in self.models.values():
             if model.worker is worker:
+                leaving, model.worker, model.leaving = model.leaving, None, False
                 if not self._closing:
-                    self._say(f"the process of {model.settings.key} has ended")
-                model.worker, model.leaving = None, False
+                    self._say(f"the process of {model.settings.key} has ended{worker.why and ': ' + worker.why}")
+                    if not leaving:  # or it would take the place of the model that it had to go for
+                        self._fell(model, worker.lived)
         if worker is self._spare:
             self._spare = None
         if not self._closing:
             self._begin(self._tell())
+
+    def _fell(self, model: Model, lived: float) -> None:
+        pause = model.falls.add(lived)
+        if pause:
+            self._say(f"{model.settings.key} has fallen {model.falls.row} times in a row; tried again in {pause:.0f} s")
+        if not self._closing:
+            self._begin(self._start_again(model, pause))
+
+    async def _start_again(self, model: Model, pause: float) -> None:
+        await asyncio.sleep(pause)
+        async with self._changed:
+            # If it is being loaded just now, that may also be the end of the load after which it fell.
+            await self._changed.wait_for(lambda: model.settings.key not in self._queue)
+            if model.worker is None:
+                self._queue.append(model.settings.key)
+                self._changed.notify_all()
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -199,17 +236,34 @@ class Registry:
                 current = model.worker
                 if current is None or model.leaving:
                     continue
+                if self.draining:
+                    return
+                now = ""
                 try:
-                    now = await asyncio.to_thread(fingerprint, model.settings.folder)
-                    if now == current.fingerprint:
+                    now = await asyncio.to_thread(fingerprints.newest, model.settings.folder)
+                    if now == current.fingerprint or (now == model.refused[0] and time.monotonic() < model.refused[1]):
                         continue
                     worker = await self._loaded(model)  # the new one is ready before the old one goes
-                except (UserError, OSError) as error:
+                    if worker.fingerprint != now:
+                        model.refused = now, time.monotonic() + AGAIN  # damaged: what was loaded is one before it
+                    if worker.fingerprint == current.fingerprint:
+                        self._say(f"{model.settings.key}: the newer checkpoint is damaged, and left alone")
+                        await worker.close()
+                        continue
+                    self._take_over(model, worker)
+                except Exception as error:
+                    model.refused = now, time.monotonic() + AGAIN
                     self._say(f"{model.settings.key}: the newer checkpoint is left alone: {error}")
-                    continue
-                old, model.worker = model.worker, worker
-                if old is not None:
-                    self._begin(self._end(old))
+                await self._tell()
+
+    def _take_over(self, model: Model, worker: Worker) -> None:
+        """From here on, this process answers for the model."""
+        if not worker.alive:  # it has ended when it was nobody's yet
+            raise Ended("the process of this model has ended", fix="ask again: it is started anew")
+        old, model.worker, model.falls.down = model.worker, worker, False
+        self.swaps += 1
+        if old is not None:
+            self._begin(self._end(old))
 
     async def _end(self, worker: Worker) -> None:
         """Close a process that belongs to no model any more, after its last answer."""
@@ -218,22 +272,6 @@ class Registry:
             await self._changed.wait_for(lambda: worker.leases == 0)
         await worker.close()
         self._old.discard(worker)
-
-
-def fingerprint(folder: str) -> str:
-    """Twelve letters that change whenever the weights do."""
-    found: Any = None
-    try:
-        place = restoring.find(folder)
-        path = place.folder
-        if not place.alone:
-            for entry in reversed(entries(place.folder)):
-                path = files.join(place.folder, entry.name)
-                break
-        found = read(path).parts["weights.safetensors"].sha256
-    except (UserError, Damaged):
-        found = sorted((path, size, os.stat(path).st_mtime_ns) for path, size in files.walk(folder))
-    return hashlib.sha256(repr(found).encode()).hexdigest()[:12]
 
 
 def weight_bytes(folder: str) -> int:

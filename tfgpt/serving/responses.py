@@ -8,40 +8,51 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tfgpt.errors import Failure, UserError
 from tfgpt.serving.answering import Busy, TooLate, Unknown
 from tfgpt.serving.asking import LARGEST, TooLarge
+from tfgpt.serving.faults import Broken
 
 T = TypeVar("T")
-PATIENCE = 30  # seconds for a request's body: who sends a letter a minute does not hold a place
-STATUS = {Busy: 429, Unknown: 404, TooLarge: 413, TooLate: 503, Failure: 503}
 TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 413: "invalid_request_error",
-         429: "rate_limit_error", 503: "service_unavailable_error"}  # fmt: skip
+         408: "invalid_request_error",
+         429: "rate_limit_error", 500: "server_error", 503: "service_unavailable_error"}  # fmt: skip
 
 
 class Gone(Exception):
     """The client has left; there is nobody to answer."""
 
 
+class Slow(UserError):
+    """What was to come did not come in time."""
+
+
+STATUS = {Busy: 429, Unknown: 404, TooLarge: 413, TooLate: 503, Slow: 408, Broken: 500, Failure: 503, UserError: 400}
+
+
+def error_body(status: int, said: str, where: str | None = None) -> dict[str, Any]:
+    """An error in the form that OpenAI's clients read."""
+    kind = TYPES.get(status, "invalid_request_error")
+    return {"error": {"message": said, "type": kind, "param": where, "code": None}}
+
+
 def refusal(error: Exception) -> Response:
     """An error as JSON, in the form that OpenAI's clients read."""
-    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
-    if not isinstance(error, (UserError, ValueError)):
-        status = 503
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
     if isinstance(error, Busy) and error.fix.startswith("ask another"):
         status = 503
-    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    where = getattr(error, "where", "") or None
-    body = {"error": {"message": said, "type": TYPES[status], "param": where, "code": None}}
+    said = str(error) if isinstance(error, UserError) else f"the server made a mistake: {type(error).__name__}"
     headers = {"Retry-After": str(getattr(error, "after", 1))} if status in (429, 503) else {}
+    headers |= {"Connection": "close"} if status == 408 else {}
+    body = error_body(status, said, getattr(error, "where", "") or None)
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-async def body_of(request: Request) -> bytes:
+async def body_of(request: Request, patience: float) -> bytes:
     """The request's body; one that is too large is not even read to its end."""
     found = bytearray()
 
@@ -52,9 +63,11 @@ async def body_of(request: Request) -> bytes:
                 raise TooLarge(f"a request has at most {LARGEST >> 20} MiB", where="body")
 
     try:
-        await asyncio.wait_for(read(), PATIENCE)
+        await asyncio.wait_for(read(), patience)
     except asyncio.TimeoutError:
-        raise UserError(f"the body did not come within {PATIENCE} seconds", where="body") from None
+        raise Slow(f"the body did not come within {patience:g} seconds", where="body") from None
+    except ClientDisconnect:
+        raise Gone from None
     return bytes(found)
 
 
@@ -101,7 +114,7 @@ class Events(Response):
         try:
             async for event in self._events:
                 await self._data(send, json.dumps(event, ensure_ascii=False))
-        except (UserError, ValueError) as error:
+        except Exception as error:
             await self._data(send, bytes(refusal(error).body).decode())  # the status has been sent long ago
         await self._data(send, "[DONE]")
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -21,15 +21,16 @@ HEADER_END = re.compile(r"\A[01]?\|")
 WORD = re.compile(r"[^\W\d_]+")
 
 
-def chatbot(text: str) -> str:
+def chatbot(text: str, *, sent: bool = False) -> str:
     """The first reply of the other side, on one line, without a trace of the format; "" if there is none.
 
+    `sent` is the side that replies: with true, the model plays me.
     The environment variable DIXIE_NAMES, a comma list, tells names that do not look like one (such as "007").
 
     >>> chatbot("\\n0|mum|0 and 1 (maybe) + 2 = 3 <EOM>\\n1|mum|What? <EOM>")
     '0 and 1 (maybe) + 2 = 3'
     """
-    reply = chat.parse_reply(MARKER_END.sub("", text))
+    reply = chat.parse_reply(MARKER_END.sub("", text), sent=sent)
     names = [name.strip() for name in os.environ.get("DIXIE_NAMES", "").split(",") if name.strip()]
     reply = HEADER_END.sub("", reply)
     for name in names:

@@ -66,6 +66,7 @@ class ServerSettings(BaseModel):
     queue: int = Field(default=64, ge=1, le=100_000)
     deadline: float = Field(default=300.0, gt=0)
     longest: int = Field(default=1024, ge=1)
+    patience: float = Field(default=30.0, gt=0)  # seconds for headers, for a body, for a reader to take something
     memory: float | None = Field(default=None, gt=0)  # GB for all models together; None: 0.8 of the machine's
     reload: float = Field(default=0.0, ge=0)  # seconds between two looks for newer checkpoints; 0: none
     preload: bool = True

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import multiprocessing
+import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfgpt.errors import Failure, UserError
 from tfgpt.serving import child
+from tfgpt.serving.faults import Ended
 
 CONTEXT = multiprocessing.get_context("spawn")
 _numbers = itertools.count()
@@ -27,6 +29,9 @@ class Piece:
     finish: str | None
 
 
+ABORTED = Piece("", None, None, "abort")
+
+
 @dataclass
 class Writing:
     """One text that a model is asked for. Its pieces come out of `async for`; leaving that loop early is what `cancel` is for."""
@@ -37,6 +42,8 @@ class Writing:
     number: int = field(default_factory=lambda: next(_numbers))
     prompt_tokens: int = 0
     tokens: int = 0
+    finished: bool = False
+    aborted: bool = False
     _pieces: asyncio.Queue[Piece | Exception | None] = field(default_factory=asyncio.Queue)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
@@ -70,7 +77,12 @@ class Worker:
         self._process.start()
         theirs.close()
         self._closed = False
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._why = ""
+        self._since = time.monotonic()
+        # A pipe that is full, as with a long prompt during a long step, must not hold up the event loop.
+        self._outbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        for work in (self._listen, self._speak):
+            threading.Thread(target=work, daemon=True).start()
 
     @property
     def memory(self) -> int:
@@ -86,6 +98,21 @@ class Worker:
         """Whether texts can still come of it."""
         return not self._closed
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, whatever has been heard of it."""
+        return self._process.is_alive()
+
+    @property
+    def lived(self) -> float:
+        """Seconds for which it has had its model; 0 if it has none."""
+        return time.monotonic() - self._since if self.about else 0.0
+
+    @property
+    def why(self) -> str:
+        """What it said before it ended, if anything."""
+        return self._why
+
     async def load(self, folder: str, **how: Any) -> None:
         """Make it the process of this model; raises what is wrong with the model."""
         self._send(("load", folder, how))
@@ -94,7 +121,7 @@ class Worker:
     def add(self, writing: Writing) -> None:
         """Begin a text."""
         if self._closed:
-            writing.put(_lost())
+            writing.put(self._ended())
             return
         self._writings[writing.number] = writing
         self._send(("add", writing.number, writing.prompt, writing.options, writing.sample))
@@ -104,19 +131,32 @@ class Worker:
         if self._writings.pop(writing.number, None) is not None and not self._closed:
             self._send(("cancel", writing.number))
 
+    def abort(self, writing: Writing) -> None:
+        """Let a text end before its next token, as it stands."""
+        if writing.number in self._writings and not self._closed:
+            writing.aborted = True
+            self._send(("cancel", writing.number))
+
     async def close(self) -> None:
         """End the process; what it was still writing fails."""
         self._send(("stop",))
+        if not self.about:
+            self._process.kill()  # it listens only when it has its model, and there is nothing to be lost
         await asyncio.to_thread(self._process.join, 10)
         if self._process.is_alive():
             self._process.kill()
             await asyncio.to_thread(self._process.join)
 
-    def _send(self, message: tuple[Any, ...]) -> None:
-        try:
-            self._connection.send(message)
-        except OSError:
-            pass  # it has died, which _listen hears of as well
+    def _send(self, message: tuple[Any, ...] | None) -> None:
+        self._outbox.put(message)
+
+    def _speak(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            try:
+                self._connection.send(message)
+            except OSError:
+                pass  # it has died, which _listen hears of as well
+        self._connection.close()
 
     def _listen(self) -> None:
         while True:
@@ -125,6 +165,7 @@ class Worker:
             except (EOFError, OSError):
                 break
             self._loop.call_soon_threadsafe(self._take, message)
+        self._send(None)
         try:
             self._loop.call_soon_threadsafe(self._lost)
         except RuntimeError:
@@ -133,33 +174,46 @@ class Worker:
     def _take(self, message: tuple[Any, ...]) -> None:
         kind, *rest = message
         if kind == "pieces":
-            for number, *piece in rest[0]:
-                if number in self._writings:
-                    self._writings[number].put(Piece(*piece))
+            for number, *what in rest[0]:
+                if (writing := self._writings.get(number)) is not None:
+                    piece = Piece(*what)
+                    writing.tokens += piece.token is not None
+                    writing.finished = piece.finish is not None
+                    writing.put(piece)
         elif kind == "ended":
             number, facts = rest
             if (writing := self._writings.pop(number, None)) is not None:
                 writing.prompt_tokens, writing.tokens = facts["prompt_tokens"], facts["tokens"]
+                if writing.aborted and not writing.finished and facts["error"] is None:
+                    writing.put(ABORTED)
                 writing.put(facts["error"])
         elif kind == "refused":
             number, error = rest
             if (writing := self._writings.pop(number, None)) is not None:
                 writing.put(error)
+        elif kind == "broken":
+            (self._why,) = rest
+            self._process.kill()
+            self._lost()
         elif kind == "ready" and not self._ready.done():
-            self.about = rest[0]
+            self.about, self._since = rest[0], time.monotonic()
+            self.fingerprint = self.about["fingerprint"]
             self._ready.set_result(None)
         elif kind == "failed" and not self._ready.done():
             self._ready.set_exception(rest[0])
 
     def _lost(self) -> None:
+        if self._closed:
+            return  # it said so before it ended
         self._closed = True
         if not self._ready.done():
-            self._ready.set_exception(_lost())
+            self._ready.set_exception(self._ended())
+            self._ready.exception()  # nobody may be waiting for it any more
         for writing in self._writings.values():
-            writing.put(_lost())
+            writing.put(self._ended())
         self._writings.clear()
         self._on_end(self)
 
-
-def _lost() -> UserError:
-    return Failure("the process of this model has ended", fix="ask again: it is started anew")
+    def _ended(self) -> Ended:
+        why = f" in a step: {self._why}" if self._why else ""
+        return Ended(f"the process of this model has ended{why}", fix="ask again: it is started anew")

@@ -34,6 +34,7 @@ class Checkpoint:
     optimizer: dict[str, np.ndarray]
     state: dict[str, Any]
     config: dict[str, Any]
+    sha256: str = ""  # of the file of the weights, where a manifest states it
 
 
 def load(folder: str, *, optimizer: bool = True, best: bool = False) -> Checkpoint:
@@ -153,6 +154,7 @@ def read(folder: str, *, optimizer: bool = True) -> Checkpoint:
         optimizer=as_arrays(contents, manifest.OPTIMIZER) if optimizer else {},
         state=state,
         config=as_json(contents, manifest.CONFIG),
+        sha256=sealed.parts[manifest.WEIGHTS].sha256,
     )
 
 
