@@ -40,6 +40,25 @@ def batches(count: int = 4) -> tuple[np.ndarray, np.ndarray]:
     return ids[:count], labels[:count]
 
 
+def chats() -> tuple[np.ndarray, np.ndarray]:
+    """4 batches [4, 8, 16] of chats in which only what is sent counts, as training has them; in the third nothing does."""
+    from tfgpt import chat, tokenizers
+    from tfgpt.data import sides
+    from tfgpt.data.batches import TrainBatches
+    from tfgpt.data.tokens import Stored
+    from tfgpt.data.windows import Packed, Stream
+
+    draw = random.Random(5)
+    said = [chat.Message(draw.random() < 0.3, "mum", "words " * draw.randrange(9)) for _ in range(60)]
+    ids = np.array([*chat.write(said).encode(), 256], np.uint16)
+    store = Stored("memory", ids, np.array([0, len(ids)]), "", len(ids) - 1, len(ids) - 1, 256, 0)
+    marks = sides.marked([store], tokenizers.from_name("byte"), "sent")
+    source, marked = (Packed(Stream(stores), n_ctx=16, key=1) for stores in ([store], marks))
+    found = TrainBatches([source], [1.0], marks=[marked], batch_size=8, n_ctx=16, eot=256).stack(0, 4)
+    found.labels[2] = -1
+    return found.ids, found.labels
+
+
 def place(strategy, *, xla: bool = False, precision: str = "float32"):
     from tfgpt.training.distribution import Place
 
@@ -56,12 +75,12 @@ def step_of(settings: Config, where):
     return Step(settings, gpt, where)
 
 
-def updates(settings: Config, where, count: int = 4) -> dict[str, np.ndarray]:
-    """What `count` updates tell and leave: losses, norms, and all weights and optimizer state by name."""
+def updates(settings: Config, where, count: int = 4, data: Any = None) -> dict[str, np.ndarray]:
+    """What `count` updates (or those of `data`) tell and leave: losses, norms, all weights and optimizer state by name."""
     from tfgpt.training import snapshot
 
     step = step_of(settings, where)
-    outcome = step.train(*batches(count), None, first=0)
+    outcome = step.train(*(data or batches(count)), None, first=0)
     found = {"losses": outcome.losses, "norms": outcome.norms, "rates": outcome.rates, "tokens": outcome.tokens}
     found |= {f"weight {name}": value for name, value in snapshot.weights_of(step).items()}
     return found | {f"slot {name}": value for name, value in snapshot.optimizer_of(step).items()}

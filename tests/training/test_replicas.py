@@ -44,6 +44,15 @@ def test_two_replicas_make_the_updates_of_one(two, name):
     small.same(one, part(two, name))
 
 
+def test_loss_on_one_side_is_a_mean_over_the_counted_tokens_of_all_replicas(two):
+    """And of all micro-batches: parts of a batch have very different numbers of tokens that count, and some none."""
+    data = small.chats()
+    one = small.updates(small.config(), small.place(tf.distribute.get_strategy()), data=data)
+    small.same(one, part(two, "one side"))
+    counted = (data[1] >= 0).reshape(4, 4, -1).sum(-1)
+    assert one["tokens"].tolist() == counted.sum(1).tolist() and counted[[0, 1, 3]].std() > 4
+
+
 def test_xla_on_two_replicas_changes_nothing(two):
     small.same(part(two, "adam"), part(two, "xla"))
 

@@ -26,6 +26,8 @@ def main(output: str) -> None:
     for name, keys in OPTIMIZERS.items():
         result = small.updates(small.config(**keys), small.place(strategy))
         found |= {f"{name}: {key}": value for key, value in result.items()}
+    result = small.updates(small.config(accumulate=2), small.place(strategy), data=small.chats())
+    found |= {f"one side: {key}": value for key, value in result.items()}
     result = small.updates(small.config(), small.place(strategy, xla=True))
     found |= {f"xla: {key}": value for key, value in result.items()}
     found |= masks(strategy) | copies_and_evaluation(strategy)

@@ -26,6 +26,7 @@ VERBS = {
     "prepare": "make ready the data that a configuration names",
     "train": "train the model that a configuration describes, or go on with it",
     "predict": "write text with a trained model",
+    "chat": "talk with a trained model, in turns",
     "score": "say how likely a model finds a text",
     "serve": "serve models over HTTP, with OpenAI's routes",
     "import": "make a checkpoint of a model that others have stored",

@@ -1,15 +1,20 @@
-"""Writing in turns: you type a line, the model goes on, and all of it is what the next line follows."""
+"""Writing in turns: you type a line, the model goes on, and all of it is what the next line follows.
+
+How lines are typed and how a text is stopped is the same for `tfgpt chat`.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from tfgpt.generation.options import Options
 from tfgpt.signals import StopRequest
 
 if TYPE_CHECKING:
+    from tfgpt.generation.streams import Stream
     from tfgpt.generator import Generator
 
 HELP = "your line, and the model goes on; an empty line: go on; /new: begin anew; Ctrl-C: stop it; Ctrl-D: end"
@@ -28,15 +33,7 @@ class Dialogue:
 
     def run(self) -> None:
         """Until Ctrl-D."""
-        self._prepare()
-        while True:
-            try:
-                line = input("> " if sys.stdin.isatty() else "")
-            except EOFError:
-                return
-            except KeyboardInterrupt:
-                print(file=sys.stderr)
-                continue
+        for line in typed(HELP):
             if line.strip() == "/new":
                 self.text = ""
             else:
@@ -51,26 +48,43 @@ class Dialogue:
         (stream,) = self.generator.open([(self.text, self.options)], sample=self.turn)
         self.turn += 1
         try:
-            # A signal is only noted while a token is computed: the state of the engine stays whole.
-            with StopRequest("stopped") as stop:
-                for piece in stream:
-                    print(piece, end="", flush=True)
-                    if stop.requested:
-                        break
-                if stop.requested == signal.SIGTERM:
-                    stop.check()
+            follow(stream, lambda piece: print(piece, end="", flush=True))
         finally:
-            stream.close()
             print(flush=True)
         assert stream.result is not None
         self.text += stream.result.text
 
-    def _prepare(self) -> None:
-        if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(errors="replace")  # one wrong byte ends no conversation
-        if sys.stdin.isatty():
-            try:
-                import readline  # noqa: F401  arrow keys and earlier lines, where Python has it
-            except ImportError:
-                pass
-            print(HELP, file=sys.stderr)
+
+def typed(words: str) -> Iterator[str]:
+    """The lines that the user types, until Ctrl-D; on a terminal, `words` say before the first one what can be typed."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # one wrong byte ends no conversation
+    if sys.stdin.isatty():
+        try:
+            import readline  # noqa: F401  arrow keys and earlier lines, where Python has it
+        except ImportError:
+            pass
+        print(words, file=sys.stderr)
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            continue
+        yield line
+
+
+def follow(stream: Stream, take: Callable[[str], object]) -> None:
+    """Hand each piece of a text to `take`, until the text ends, `take` returns True, or Ctrl-C ends it."""
+    try:
+        # A signal is only noted while a token is computed: the state of the engine stays whole.
+        with StopRequest("stopped") as stop:
+            for piece in stream:
+                if take(piece) is True or stop.requested:
+                    break
+            if stop.requested == signal.SIGTERM:
+                stop.check()
+    finally:
+        stream.close()

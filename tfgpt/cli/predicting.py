@@ -50,7 +50,7 @@ def run(
     if jobs is None and not args.interactive:
         keep = [_keeper(path) for path in dict.fromkeys((append_to, args.output)) if path]
     slots = min(max(total, 1), SLOTS)
-    generator = _load(folder, dtype=args.dtype or "auto", slots=slots, best=best, tokenizer=tokenizer, like=like)
+    generator = load(folder, dtype=args.dtype or "auto", slots=slots, best=best, tokenizer=tokenizer, like=like)
     if jobs is not None:
         prompts.write(generator, jobs, args.output, lambda line: print(line, flush=True))
     elif args.interactive:
@@ -95,7 +95,7 @@ def heading(number: int) -> str:
     return "=" * 40 + f" SAMPLE {number} " + "=" * 40 + "\n"
 
 
-def _load(folder: str, **how: Any) -> Generator:
+def load(folder: str, **how: Any) -> Generator:
     from tfgpt.generator import Generator
 
     generator = Generator.load(folder, **how)

@@ -38,8 +38,8 @@ def add_sources(parser: argparse.ArgumentParser, *, short: bool) -> None:
     )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """How tokens are drawn, and where the text ends."""
+def add_options(parser: argparse.ArgumentParser, *, texts: bool = True) -> None:
+    """How tokens are drawn, and where the text ends; without `texts`, nothing about several of them and their files."""
     group = parser.add_argument_group("how to write")
     heat = group.add_mutually_exclusive_group()
     heat.add_argument(
@@ -50,6 +50,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     heat.add_argument("--greedy", action="store_true", default=None, help="always the likeliest token: temperature 0")
     for name, words in NUMBERS.items():
+        if name == "num_samples" and not texts:
+            continue
         short = "P" if name in ("top_p", "min_p") else "X" if name == "repetition_penalty" else "N"
         metavar = "K" if name == "top_k" else short
         group.add_argument(f"--{name}", type=number(name), metavar=metavar, help=words)
@@ -58,7 +60,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", choices=DTYPES, help="what weights are kept in (default auto: the fastest by measurement)"
     )
-    group.add_argument("--output", metavar="FILE", help="with --prompts: write there; else: append the text there too")
+    if texts:
+        group.add_argument(
+            "--output", metavar="FILE", help="with --prompts: write there; else: append the text there too"
+        )
 
 
 def options_of(args: argparse.Namespace, **defaults: Any) -> Options:

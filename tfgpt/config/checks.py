@@ -99,6 +99,10 @@ def _sources(cfg: Config) -> Iterator[Mistake]:
         own = "text" if cfg.text else "datasets"
         what = f'input "{cfg.input}" reads its own numbered files, so {own} would not be used'
         yield Mistake(_about("input", own), what, nearest='"tfrecords"', fix="--set input=tfrecords")
+    if cfg.loss_on != "all" and ":" in cfg.input:
+        what = f'loss_on "{cfg.loss_on}" needs the text of whole conversations; an input function makes its own labels'
+        fix = "--set loss_on=all, and labels of -1 where nothing is to be learnt"
+        yield Mistake(_about("loss_on", "input"), what, nearest='"all"', fix=fix)
     train = {pattern: i for i, part in enumerate(cfg.datasets) for pattern in part.train}
     for i, part in enumerate(cfg.datasets):
         for pattern in part.eval:

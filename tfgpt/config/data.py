@@ -91,6 +91,11 @@ class DataKeys(BaseModel):
     document_mask: bool = Field(
         default=False, description="Packed windows: no attention from one document into the one before it."
     )
+    loss_on: Literal["all", "sent", "received"] = Field(
+        default="all",
+        description="Tokens that count in the loss. Of chats, sent: only what I say (lines 1|); received: only what the "
+        "others say (lines 0|); each message with its `<EOM>`.",
+    )
     noise: Share = Field(
         default=0.0, description="Probability that an input token is replaced by a random one in training; labels stay."
     )

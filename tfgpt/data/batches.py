@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     """What one step is given; a `stack` has an axis of steps in front.
 
     ids       [B, T] int32
-    labels    [B, T] int32: the token that follows each id; -1 where there is none, which counts for nothing
+    labels    [B, T] int32: the token that follows each id; -1 where there is none, or none to learn: it counts for nothing
     segments  [B, T] int32 or None: number of the document within the window, for attention that stays inside documents
     """
 
@@ -42,6 +42,9 @@ class Batches:
 
     count: int | None = None
     steps_per_epoch: float
+    sources: Sequence[Any] = ()
+    # Sources of the same windows with 1 for a token that counts and 0 for one that does not; none: all tokens count.
+    marks: Sequence[Any] = ()
 
     def __init__(
         self,
@@ -83,16 +86,20 @@ class Batches:
 
     def _windows(self, examples: np.ndarray, windows: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids and labels of `examples`; `windows` and `real` are room to work in."""
-        self._fill(examples, windows, real)
+        self._fill(self.sources, examples, windows, real)
         # Copies, not views: ids and labels are changed each for itself.
         ids, labels = windows[:, :-1].copy(), windows[:, 1:].copy()
         if real.min(initial=self.n_ctx) < self.n_ctx:
             padding = np.arange(self.n_ctx) >= real[:, None]
             ids[padding], labels[padding] = self.eot, -1
+        if self.marks:
+            marks = np.zeros_like(windows)
+            self._fill(self.marks, examples, marks, np.zeros_like(real))
+            labels[marks[:, 1:] == 0] = -1
         return ids, labels
 
-    def _fill(self, examples: np.ndarray, windows: np.ndarray, real: np.ndarray) -> None:
-        """Write the windows of `examples`, and how many labels each has."""
+    def _fill(self, sources: Sequence[Any], examples: np.ndarray, windows: np.ndarray, real: np.ndarray) -> None:
+        """Write the windows of `examples` in `sources`, and how many labels each has."""
         raise NotImplementedError
 
     def _segments(self, ids: np.ndarray) -> np.ndarray:
@@ -113,38 +120,44 @@ class Batches:
 class TrainBatches(Batches):
     """Endless batches of a weighted mixture; position and row name one example, and so one window of one source."""
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], **settings: Any) -> None:
+    def __init__(
+        self, sources: Sequence[Source], weights: Sequence[float], *, marks: Sequence[Source] = (), **settings: Any
+    ) -> None:
         super().__init__(**settings)
-        self.sources, self.turns = sources, order.Turns(weights)
+        self.sources, self.marks, self.turns = sources, marks, order.Turns(weights)
         self.steps_per_epoch = sum(source.count for source in sources) / self.batch_size
 
-    def _fill(self, examples: np.ndarray, windows: np.ndarray, real: np.ndarray) -> None:
-        if len(self.sources) == 1:
-            self.sources[0].fill(examples, windows, real)
+    def _fill(self, sources: Sequence[Source], examples: np.ndarray, windows: np.ndarray, real: np.ndarray) -> None:
+        if len(sources) == 1:
+            sources[0].fill(examples, windows, real)
             return
         turns, numbers = self.turns.of(examples)
-        _by_source(self.sources, turns, numbers, windows, real, "fill")
+        _by_source(sources, turns, numbers, windows, real, "fill")
 
 
 class EvalBatches(Batches):
     """The same windows every time: all of them, or a fixed number spread evenly over the whole evaluation text."""
 
-    def __init__(self, sources: Sequence[FixedSource], *, steps: int | str, **settings: Any) -> None:
+    def __init__(
+        self, sources: Sequence[FixedSource], *, steps: int | str, marks: Sequence[FixedSource] = (), **settings: Any
+    ) -> None:
         super().__init__(**settings)
-        self.sources = sources
+        self.sources, self.marks = sources, marks
         self._ends = np.cumsum([source.count for source in sources])
         self.total = int(self._ends[-1])
         self.used = self.total if steps == "all" else min(self.total, int(steps) * self.batch_size)
         self.count = -(-self.used // self.batch_size)
         self.steps_per_epoch = self.count
 
-    def _fill(self, examples: np.ndarray, windows: np.ndarray, real: np.ndarray) -> None:
+    def _fill(
+        self, sources: Sequence[FixedSource], examples: np.ndarray, windows: np.ndarray, real: np.ndarray
+    ) -> None:
         present = np.flatnonzero(examples < self.used)  # the rest of the last batch stays padding
         chosen = examples[present] * self.total // self.used
         source = np.searchsorted(self._ends, chosen, side="right")
         numbers = chosen - (self._ends - [s.count for s in self.sources])[source]
         filled, lengths = windows[present], real[present]
-        _by_source(self.sources, source, numbers, filled, lengths, "fill_fixed")
+        _by_source(sources, source, numbers, filled, lengths, "fill_fixed")
         windows[present], real[present] = filled, lengths
 
 

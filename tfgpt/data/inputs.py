@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tfgpt import files, tokenizers
 from tfgpt.config import Config
-from tfgpt.data import ledger, order, prepare
+from tfgpt.data import ledger, order, prepare, sides
 from tfgpt.data.batches import Batches, EvalBatches, TrainBatches
 from tfgpt.data.functions import Function, FunctionBatches, HeldBatches
 from tfgpt.data.ledger import Ledger
@@ -38,8 +40,8 @@ class Inputs:
     tokenizer        the data's own, else the configuration's; None if there is none to be found
     n_vocab, eot     number of ids, and the one that separates documents
     identity         a short name for exactly this data, which a resumed run compares
-    bytes_per_token  UTF-8 bytes of evaluation text for each of its labels; None without a ledger
-    train_tokens     labels in one epoch; 0 for an input function, which nobody can count
+    bytes_per_token  UTF-8 bytes of evaluation text for each of its labels (that count); None without a ledger
+    train_tokens     labels in one epoch, those that do not count included; 0 for an input function, which nobody can count
     notes            what a person should be told: damage that was passed over, windows that need padding, ...
     """
 
@@ -96,16 +98,18 @@ def open_inputs(config: Config, *, n_vocab: int | None = None) -> Inputs:
                 "there is no document to train on", where=where, fix="tfgpt data show FOLDER shows what is there"
             )
         opened.append(_Opened(part, *stores))
+    marked = _marked(config, opened, tokenizer, notes)
     sources = [_source(one.part, one.train, config, number) for number, one in enumerate(opened)]
+    marks = [_source(one.part, one.train, config, number) for number, one in enumerate(marked)]
     notes += [source.note for source in sources if isinstance(source, Stitched) and source.note]
     return Inputs(
-        train=TrainBatches(sources, [one.part.weight for one in opened], **settings, **drawn),
-        eval=_evaluation(config, opened, settings, notes),
+        train=TrainBatches(sources, [one.part.weight for one in opened], marks=marks, **settings, **drawn),
+        eval=_evaluation(config, opened, marked, settings, notes),
         tokenizer=tokenizer,
         n_vocab=n_vocab,
         eot=eot,
         identity=_identity(opened, eot),
-        bytes_per_token=_bytes_per_token(parts, promised),
+        bytes_per_token=_bytes_per_mark(opened, marked, tokenizer) if marked else _bytes_per_token(parts, promised),
         train_tokens=sum(source.targets for source in sources),
         notes=notes,
     )
@@ -124,15 +128,40 @@ def _whole(part: Part, stores: Sequence[Stored], config: Config, number: int) ->
     return kind(Stream(stores), n_ctx=config.n_ctx, key=int(order.mixed(config.seed, number)[0]))
 
 
+def _marked(config: Config, opened: Sequence[_Opened], tokenizer: Tokenizer | None, notes: list[str]) -> list[_Opened]:
+    """The parts once more, with marks of the tokens that count in place of ids; none of them where all tokens count."""
+    side = config.loss_on
+    if side == "all":
+        return []
+    found = [_Opened(one.part, *(sides.marked(s, tokenizer, side) for s in (one.train, one.eval))) for one in opened]
+    counted = sum(int(store.ids.sum(dtype=np.int64)) for one in found for store in one.train)
+    if not counted:
+        raise UserError(
+            f"no token of the training data is {side}: there is nothing to learn",
+            where=f'$.loss_on is "{side}"',
+            nearest='"all"',
+            fix="tfgpt data show FOLDER shows the text; only lines of the chat format have sides",
+        )
+    total = sum(len(store.ids) for one in found for store in one.train)
+    notes.append(f"loss_on {side}: {counted:,} of {total:,} training tokens count in the loss ({counted / total:.0%})")
+    return found
+
+
 def _evaluation(
-    config: Config, opened: Sequence[_Opened], settings: dict[str, Any], notes: list[str]
+    config: Config, opened: Sequence[_Opened], marked: Sequence[_Opened], settings: dict[str, Any], notes: list[str]
 ) -> EvalBatches | None:
     held = [(number, one) for number, one in enumerate(opened) if one.eval]
     if config.eval_steps == 0 or not held:
         notes.append("eval_steps is 0: there is no evaluation" if held else "no evaluation data: nothing is held out")
         return None
     sources = [_whole(one.part, one.eval, config, number) for number, one in held]
-    return EvalBatches(sources, steps=config.eval_steps, batch_size=config.eval_batch_size, **settings)
+    marks = [_whole(marked[number].part, marked[number].eval, config, number) for number, _ in held if marked]
+    how = {"steps": config.eval_steps, "batch_size": config.eval_batch_size, **settings}
+    batches = EvalBatches(sources, marks=marks, **how)
+    if marked and not any((batches.batch(number).labels >= 0).any() for number in range(batches.count)):
+        notes.append(f"no evaluation: nothing in the evaluation data is {config.loss_on}")
+        return None
+    return batches
 
 
 def _from_function(
@@ -242,6 +271,15 @@ def _identity(opened: Sequence[_Opened], eot: int) -> str:
     """From the content of the shards and from what was passed over in them; where they lie does not matter."""
     marks = [[[(s.sha256, s.lost) for s in stores] for stores in (one.train, one.eval)] for one in opened]
     return hashlib.sha256(json.dumps([eot, marks]).encode()).hexdigest()[:16]
+
+
+def _bytes_per_mark(opened: Sequence[_Opened], marked: Sequence[_Opened], tokenizer: Tokenizer | None) -> float | None:
+    """The same for the tokens that count."""
+    pairs = [(one.eval, marks.eval) for one, marks in zip(opened, marked, strict=True)]
+    count = sum(int(store.ids.sum(dtype=np.int64)) for _, marks in pairs for store in marks)
+    if not count or tokenizer is None:
+        return None
+    return sum(sides.counted_bytes(stores, marks, tokenizer) for stores, marks in pairs) / count
 
 
 def _bytes_per_token(parts: Sequence[Part], promised: dict[str, Shard]) -> float | None:

@@ -32,9 +32,16 @@ def lines(inputs: Inputs, split: str, position: int, *, rows: int) -> list[str]:
     out = [
         f"{split} batch {position}: {ids.shape[0]} rows of {ids.shape[1]} tokens, ids {int(ids.min())} to {int(ids.max())}",
         _place(batches, position, inputs.train_tokens),
-        f"labels: {labels.size - padded:,}, and {padded:,} of padding that count for nothing",
+        f"labels: {labels.size - padded:,}, and {padded:,} of padding that count for nothing"
+        if not batches.marks
+        else f"labels: {labels.size - padded:,} count, shown as [[text]]; the other {padded:,} count for nothing",
     ]
     for row in range(min(rows, len(ids))):
+        if batches.marks:
+            counts = np.concatenate([[False], labels[row, :-1] >= 0])  # each id is the label of the place before it
+            head = f"\n--- row {row}, {int((labels[row] >= 0).sum())} labels ---\n"
+            out.append(head + _marked_text(inputs, ids[row], counts))
+            continue
         real = int((labels[row] >= 0).sum())
         documents = "" if segments is None else f", {int(segments[row, : max(real, 1)].max()) + 1} documents"
         out.append(f"\n--- row {row}, {real} labels{documents} ---\n{_text(inputs, ids[row, :real])}")
@@ -60,6 +67,18 @@ def _text(inputs: Inputs, ids: np.ndarray) -> str:
     texts = [_decoded(inputs, piece[piece != inputs.eot]) for piece in pieces]
     text = END_OF_TEXT.join(texts)
     return text if len(text) <= WIDTH else text[:WIDTH] + " ..."
+
+
+def _marked_text(inputs: Inputs, ids: np.ndarray, counts: np.ndarray) -> str:
+    """The beginning of a row; what counts stands in [[ ]]."""
+    ids, counts = ids[: 2 * WIDTH], counts[: 2 * WIDTH]
+    borders = np.flatnonzero(counts[1:] != counts[:-1]) + 1
+    text = ""
+    for part, counted in zip(np.split(ids, borders), np.split(counts, borders), strict=True):
+        if len(text) > WIDTH:
+            return text + " ..."
+        text += f"[[{_text(inputs, part)}]]" if counted[0] else _text(inputs, part)
+    return text
 
 
 def _decoded(inputs: Inputs, ids: np.ndarray) -> str:

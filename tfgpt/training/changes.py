@@ -25,7 +25,7 @@ KINDS: dict[Kind, str] = {
     """,
     # Legal, but the run is then no longer the one that its configuration describes.
     "allow": """
-        input document_mask noise embed_dropout attn_dropout res_dropout precision
+        input document_mask loss_on noise embed_dropout attn_dropout res_dropout precision
         lr warmup_steps lr_schedule min_lr weight_decay decay beta1 beta2 epsilon decay_type decay_exponent clip
         accumulate train_batch_size seed trainable
     """,

@@ -131,6 +131,8 @@ class Loop:
         verdict, count = "", 0
         for loss, applied in zip(outcome.losses, outcome.applied, strict=True):
             count += 1
+            if loss == 0 and not outcome.tokens[count - 1]:
+                continue  # no token of this batch counts (see loss_on), which says nothing about the model
             if self.config.guard != "off" and (verdict := self.state.guard.look(float(loss), bool(applied))):
                 # What came behind in the same call is forgotten: where the run turns back must not depend on how many
                 # steps a call had, which is a matter of the clock.

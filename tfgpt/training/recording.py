@@ -35,6 +35,7 @@ class Recorder:
         self.smooth: float | None = None
         self.pace = 0.0
         self.elapsed = state.elapsed
+        self._batch_tokens = config.train_batch_size * config.n_ctx
 
     def take(self, outcome: Outcome) -> None:
         """Add what a call did; a line is written when it is time for one."""
@@ -46,9 +47,9 @@ class Recorder:
 
     def words(self, outcome: Outcome) -> str:
         """Loss (smoothed) and learning rate for the progress bar."""
-        for loss in outcome.losses[np.isfinite(outcome.losses)]:
+        for loss in outcome.losses[np.isfinite(outcome.losses) & (outcome.tokens > 0)]:
             self.smooth = float(loss) if self.smooth is None else self.smooth + 0.05 * (float(loss) - self.smooth)
-        tokens, pace = self.config.train_batch_size * self.config.n_ctx, self._pace()
+        tokens, pace = self._batch_tokens, self._pace()
         loss = "?" if self.smooth is None else f"{self.smooth:.3f}"
         speed = f"  {tokens * pace:,.0f} tokens/s" if pace else ""
         return f"loss {loss}  lr {float(outcome.rates[-1]):.2e}{speed}"
@@ -65,7 +66,9 @@ class Recorder:
         weights = whole.tokens / max(tokens, 1)
         loss = float(np.sum(whole.losses.astype(np.float64) * weights)) if tokens else math.nan
         # The one step of the call that compiled has no time of its own.
-        timed = tokens - int(whole.tokens[0]) if seconds["compile"] else tokens
+        # Tokens that do not count in the loss are work as well.
+        worked = whole.tokens if self.config.loss_on == "all" else np.full(len(whole.tokens), self._batch_tokens)
+        timed = int(worked[1:].sum() if seconds["compile"] else worked.sum())
         rate = timed / busy if timed and busy else None
         flops = None if rate is None else rate * self.step.gpt.form.training_flops
         self.event(
