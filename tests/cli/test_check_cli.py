@@ -59,6 +59,16 @@ def test_all_is_well_and_nothing_is_created(model, capsys, tmp_path):
     assert last.startswith("next: ") and last.endswith(f"train --model {model} --set lr=0.002 --set max_steps=40")
 
 
+def test_how_much_of_a_chat_counts(model, capsys, tmp_path):
+    said = "1|mum|ab <EOM>\n0|mum|abcdefghijkl <EOM>\n"  # 8 and 18 of 40 bytes
+    (tmp_path / "a.chat").write_text(said * 300)
+    for words, share in ((["text=a.chat", "loss_on=sent"], "20%"), (["loss_on=received"], "0%")):
+        code, out = check(capsys, model, *(w for word in words for w in ("--set", word)), "--no_timing")
+        found = point(out, "data")
+        assert code == 0 and f"about {share} of its text is {words[-1][8:]}" in found
+        assert ("only lines of the chat format have sides" in found) == (share == "0%")
+
+
 def test_too_little_memory_is_a_cross_and_the_advice_fits(model, capsys, monkeypatch):
     many = ["--set", "train_batch_size=4096", "--set", "n_ctx=64", "--set", "n_embd=64", "--no_timing"]
     # What this process holds of other tests' libraries counts as TensorFlow's own.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tfgpt import files, progress
 from tfgpt.cli.check import BAD, GOOD, THOUGHT, Report
 from tfgpt.config import Config, Loaded
-from tfgpt.data import outlook
+from tfgpt.data import outlook, sides
 from tfgpt.data.outlook import Outlook, size_words
 from tfgpt.errors import UserError
 from tfgpt.model import GPT
@@ -50,25 +50,25 @@ class Case:
 def check(loaded: Loaded, report: Report, *, tpu: str | None, timing: bool, measure: bool) -> None:
     """Put all points on the report, the quick ones first."""
     case = Case(loaded, loaded.config, report)
-    _configuration(case)
-    _attempt(report, "device", lambda: _device(case, tpu))
-    _attempt(report, "data", lambda: _data(case))
-    _attempt(report, "vocabulary", lambda: _vocabulary(case))
+    configuration(case)
+    attempt(report, "device", lambda: _device(case, tpu))
+    attempt(report, "data", lambda: _data(case))
+    attempt(report, "vocabulary", lambda: _vocabulary(case))
     if case.data is not None:
-        _attempt(report, "tokenizer", lambda: _tokenizer(case))
+        attempt(report, "tokenizer", lambda: _tokenizer(case))
     if case.place is not None:
-        _attempt(report, "batches", lambda: _batches(case))
+        attempt(report, "batches", lambda: _batches(case))
     if case.shape is not None:
-        _attempt(report, "model", lambda: _model(case))
+        attempt(report, "model", lambda: model(case))
         if case.place is not None and case.fits:
-            _attempt(report, "memory", lambda: _memory(case, measure))
-        _attempt(report, "disk", lambda: _disk(case))
-    _attempt(report, "earlier run", lambda: _earlier(case))
+            attempt(report, "memory", lambda: _memory(case, measure))
+        attempt(report, "disk", lambda: _disk(case))
+    attempt(report, "earlier run", lambda: _earlier(case))
     if timing and case.memory is not None:
-        _attempt(report, "time", lambda: _time(case))
+        attempt(report, "time", lambda: _time(case))
 
 
-def _attempt(report: Report, name: str, action: Callable[[], None]) -> None:
+def attempt(report: Report, name: str, action: Callable[[], None]) -> None:
     """A mistake that training would stop at is a cross here, and the other points go on."""
     try:
         action()
@@ -76,7 +76,7 @@ def _attempt(report: Report, name: str, action: Callable[[], None]) -> None:
         report.point(BAD, name, *str(error).splitlines())
 
 
-def _configuration(case: Case) -> None:
+def configuration(case: Case) -> None:
     default = Config(data_path="x").model_dump(mode="json")
     values = case.config.model_dump(mode="json")
     written = [
@@ -121,6 +121,12 @@ def _data(case: Case) -> None:
         lines.append(
             "there is no evaluation: " + ("eval_steps is 0" if config.eval_steps == 0 else "nothing is held out")
         )
+    if config.loss_on != "all" and data.sample:
+        part = sides.share(data.sample, config.loss_on)
+        lines.append(f"about {part:.0%} of its text is {config.loss_on}, and only that counts in the loss (loss_on)")
+        if not part:
+            mark = THOUGHT
+            lines.append("only lines of the chat format have sides: training stops if there are none at all")
     if data.pending_bytes:
         mark = THOUGHT if mark == GOOD else mark
         lines.append(f"training encodes it first ({size_words(data.cache_bytes)} of records and tokens on the disk)")
@@ -167,7 +173,7 @@ def _batches(case: Case) -> None:
     case.report.point(GOOD, "batches", *estimates.algebra(case.config, case.place.replicas).split("; "))
 
 
-def _model(case: Case) -> None:
+def model(case: Case) -> None:
     shape, config = case.shape, case.config
     assert shape is not None
     tokens = config.max_steps * config.train_batch_size * config.n_ctx
@@ -280,14 +286,14 @@ def _time(case: Case) -> None:
     saves = (math.ceil(left / config.save_steps) if config.save_steps else 0) + evaluations
     seconds = took.compile + left * took.step + evaluations * each + saves * save
     lines = [
-        f"{_duration(took.step)} a step, {speed:,.0f} tokens a second, {share:.0%} of this machine's matrix products; "
-        f"{_duration(took.compile)} to compile"
+        f"{duration(took.step)} a step, {speed:,.0f} tokens a second, {share:.0%} of this machine's matrix products; "
+        f"{duration(took.compile)} to compile"
     ]
     with suppress(OverflowError, ValueError):  # in ten thousand years there is no date for it
         end = datetime.now().astimezone() + timedelta(seconds=seconds)
         lines.append(
-            f"{left:,} steps, {evaluations:,} evaluations of {_duration(each)} and about {saves:,} saves: "
-            f"{_duration(seconds)}"
+            f"{left:,} steps, {evaluations:,} evaluations of {duration(each)} and about {saves:,} saves: "
+            f"{duration(seconds)}"
         )
         lines.append(f"started now, it ends on {end:%A, %d %B %Y at %H:%M}")
     case.report.point(GOOD, "time", *lines)
@@ -305,11 +311,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time for people.
 
-    >>> _duration(0.25), _duration(75), _duration(7_000), _duration(1e6)
-    ('0.250 s', '1 min 15 s', '1 h 57 min', '11 days 14 h')
+    >>> duration(0.25), duration(75), duration(7_000), duration(1e6)
+    ('0.250 s', '1 min 15 s', '1 h 56 min', '11 days 13 h')
     """
     if seconds < 10:
         return f"{seconds:.3f} s"

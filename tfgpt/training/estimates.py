@@ -79,8 +79,9 @@ def memory(
     precision: str,
     kind: str = "CPU",
     runtime: int | None = None,
+    processes: int = 1,
 ) -> Memory:
-    """The height of memory on each of `replicas` devices; on a CPU, whose replicas share one memory, of all together.
+    """The height of memory on each of `replicas` devices; on a CPU, whose replicas share one memory, of all in one process.
 
     It counts what pool or heap hold, as they give nothing back to the system. Updates are made in place.
     `runtime` is what the process holds before the model exists, in bytes, where it was measured.
@@ -104,7 +105,7 @@ def memory(
     holes = HEAP_HOLES if kind == "CPU" and replicas == 1 and is_large(config) else POOL_HOLES
     activations = _activations(config, shape, names, windows=windows, width=width, holes=holes)
     stretch = 2 * 2 * 4 * config.train_batch_size * config.n_ctx * min(config.iterations, 8)
-    copies = replicas if kind == "CPU" else 1
+    copies = replicas // processes if kind == "CPU" else 1
     if kind == "CPU":
         spans = math.ceil(shape.n_ctx / QUERIES) if "global" in shape.attention else 1
         base = (runtime or RUNTIME) + COMPILED + COMPILED_BLOCK * shape.n_layer + COMPILED_SPAN * (spans - 1)
@@ -141,7 +142,7 @@ def _activations(
     table = gradients.get("wte.weight", 0)
     within = WITHIN * row + SCORES * max(_scores(shape, kind, windows) for kind in set(shape.attention))
     # The loss comes before any block's gradient; these come one by one, as what was kept goes.
-    begun = kept + table + max(_vocabulary(shape, tokens), within + sum(gradients.values()) // shape.n_layer)
+    begun = kept + table + max(logits_bytes(shape, tokens), within + sum(gradients.values()) // shape.n_layer)
     ended = sum(gradients.values()) + within
     highest = max(begun, ended)
     return round(highest * (1 + holes)) - sum(gradients.values())
@@ -156,7 +157,7 @@ def _scores(shape: Shape, kind: str, windows: int) -> int:
     return 4 * windows * shape.n_head * min(spans, max(1, GROUP // shape.block**2)) * shape.block**2
 
 
-def _vocabulary(shape: Shape, tokens: int) -> int:
+def logits_bytes(shape: Shape, tokens: int) -> int:
     """The loss beside the table's gradient: logits of some tokens at a time, and what they add to that gradient."""
     chunk = chunk_size(tokens, shape.rows)
     return 4 * shape.rows * max(LOGITS * chunk, chunk + shape.n_embd // MOST_PIECES)
@@ -185,6 +186,7 @@ def remedy(
     precision: str,
     kind: str,
     runtime: int | None = None,
+    processes: int = 1,
 ) -> Remedy | None:
     """The first change that fits into `free` bytes: what changes no result comes first, then what costs a little time, then
     what makes another run of it. None if nothing of that kind helps: the model itself is too large."""
@@ -202,7 +204,16 @@ def remedy(
         steps += [{**step, "opt_name": "adafactor"} for step in steps[-1:]]
     for changed in steps:
         other = replace_keys(config, changed)
-        found = memory(other, shape, replicas=replicas, xla=xla, precision=precision, kind=kind, runtime=runtime).total
+        found = memory(
+            other,
+            shape,
+            replicas=replicas,
+            xla=xla,
+            precision=precision,
+            kind=kind,
+            runtime=runtime,
+            processes=processes,
+        ).total
         if found <= free:
             return Remedy(tuple(f"{key}={value}" for key, value in changed.items()), found, other)
     return None
