@@ -7,9 +7,10 @@ import math
 
 import pytest
 
-from tfgpt.benchmarks import shakespeare, train
+from tfgpt.benchmarks import peers, shakespeare
 from tfgpt.benchmarks.shakespeare_torch import _rate
 from tfgpt.cli import main
+from tfgpt.errors import Failure
 
 TEXT = "".join(f"{i} green bottles, standing on the wall.\n" for i in range(400))
 
@@ -54,11 +55,11 @@ def test_a_missing_text_and_a_missing_peer_are_said(monkeypatch, text, tmp_path,
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "shakespeare"]) == 2
     assert "tfgpt download" in capsys.readouterr().err
-    monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     assert main(["bench", "shakespeare", "--text", str(text)]) == 2
     assert "pip install torch --extra" in capsys.readouterr().err
 
 
 def test_a_contestant_that_fails_is_reported_by_its_error():
-    with pytest.raises(train.Failure, match="nobody wrote this module|No module named"):
+    with pytest.raises(Failure, match="nobody wrote this module|No module named"):
         shakespeare._timed("nobody", ["tfgpt.benchmarks.nobody_wrote_this_module"])

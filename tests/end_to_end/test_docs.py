@@ -77,6 +77,10 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
         words += SMALL  # the same command, with a model that trains in seconds
     if words[:2] == ["tfgpt", "bench"] and words[2] in ("train", "shakespeare"):
         words += ["--steps", "5"]
+    if words[:3] == ["tfgpt", "bench", "input"]:
+        words += ["--tokens", "20000", "--seconds", "0.02", "--repeats", "1"]
+    if words[:3] == ["tfgpt", "bench", "serve"]:
+        words += ["--shape", "S", "--seconds", "1", "--repeats", "1", "--peers", "none"]
     if words[0] == "python":
         words[0] = sys.executable
     return subprocess.run(words, capture_output=True, text=True, timeout=300)

@@ -82,7 +82,7 @@ def log(clone) -> str:
     return text
 
 
-@pytest.mark.parametrize("script", ["quickstart", "test"])
+@pytest.mark.parametrize("script", ["quickstart", "test", "guard"])
 def test_scripts_install_once_and_run_from_anywhere(script, clone):
     (clone.parent / "link").symlink_to(clone / "script" / script)
     python = {"PYTHON": str(clone.parent / "fake python")}

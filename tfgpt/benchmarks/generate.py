@@ -12,15 +12,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tfgpt.benchmarks.generation_work import LONG_PROMPT, NEW_TOKENS, PROMPT, SIZES, Work, write_weights
+from tfgpt.benchmarks.peaks import read_bandwidth
 from tfgpt.errors import Failure, UserError
 from tfgpt.machine import cores
 from tfgpt.model.shape import Shape
@@ -76,19 +73,6 @@ def run(*, peers: str, batches: list[int], repeats: int, rounds: int) -> None:
     if peers == "all":
         summary |= _compare(results, batches)
     print(json.dumps(summary | {"results": {f"{name}, batch {batch}": row for (name, batch), row in results.items()}}))
-
-
-def read_bandwidth() -> float:
-    """Bytes a second at which all cores together read memory: the best of several."""
-    data = np.ones(2**26, np.float32)  # 256 MiB: more than any cache
-    parts = np.array_split(data, cores())
-    best = float("inf")
-    with ThreadPoolExecutor(cores()) as pool:
-        for _ in range(10):
-            started = time.perf_counter()
-            list(pool.map(np.max, parts))
-            best = min(best, time.perf_counter() - started)
-    return data.nbytes / best
 
 
 def _in_fresh_process(name: str, module: str, work: Work, *more: str) -> Result:

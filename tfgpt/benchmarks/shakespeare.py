@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tfgpt.benchmarks.train import require_peer
+from tfgpt.benchmarks.peers import require
 from tfgpt.errors import Failure, UserError
 from tfgpt.machine import cores
 
@@ -33,7 +33,7 @@ def run(*, text: str, steps: int | None, repeats: int, peer: bool) -> None:
     if not path.is_file():
         raise UserError(f"{text} is not a file", where="--text", fix="tfgpt download tinyshakespeare, or --text FILE")
     if peer:
-        require_peer(["torch"])
+        require(("torch",))
     contestants = {"tfgpt": _ours} | ({"nanoGPT's recipe": _theirs} if peer else {})
     runs: dict[str, list[Result]] = {name: [] for name in contestants}
     print(f"{path.name}, {path.stat().st_size:,} bytes; {cores()} threads; the whole command of each")

@@ -1,107 +1,123 @@
-"""Training beside PyTorch: `tfgpt train`'s own step, and transformers' GPT-2 with torch.optim.AdamW, on the CPU.
+"""Training beside others: `tfgpt train`'s own step, transformers' GPT-2 under PyTorch, keras-hub's under fit, on the CPU.
 
-Each contestant is a fresh process, one after the other, alternating. Both start from the same weights, see the same tokens
+Each contestant is a fresh process, one after the other, alternating. All start from the same weights, see the same tokens
 and do the same work: forward, backward, clip by the global norm 1.0, AdamW. That their losses agree is checked.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict
-from typing import Any
 
-from tfgpt.benchmarks.training_work import SHAPES, Work
-from tfgpt.errors import Failure, UserError
+from tfgpt.benchmarks import peaks
+from tfgpt.benchmarks.peers import PEERS, chosen
+from tfgpt.benchmarks.processes import Broken, Result, result_of
+from tfgpt.benchmarks.training_work import SHAPES, STEPS, Work
+from tfgpt.errors import Failure
 from tfgpt.machine import cores
 
 AGREE = 1e-2  # largest relative difference between the losses of a step
 TIMED_CALLS = 5
-INSTALL = "pip install {} --extra-index-url https://download.pytorch.org/whl/cpu"
+OURS = "tfgpt"
+Found = dict[str, list[Result]]  # by contestant, what each of its processes said
 
-Result = dict[str, Any]
+
+def run(*, shapes: list[str], precisions: list[str], peers: list[str], steps: int | None, repeats: int) -> None:
+    """Time all in every shape and precision, print tables and one JSON line.
+
+    steps  timed ones in a run; None: as many as suit the shape
+    peers  names, "all" for those that are installed, or "none"
+    """
+    names, left_out = chosen(peers)
+    for name, why in left_out.items():
+        print(f"without {name}: it needs {why}")
+    kinds = list(peaks.PRECISIONS) if "all" in precisions else list(dict.fromkeys(precisions))
+    limits = peaks.measure(kinds, repeats=repeats)
+    patient = "all" in peers  # then one that fails is left out, as one that is not installed is
+    runs = []
+    for shape in _shapes(shapes):
+        for precision in kinds:
+            found = _compete(shape, precision, names, steps or STEPS[shape], repeats, left_out if patient else None)
+            runs.append(_judged(shape, precision, found, limits))
+    summary = {"bench": "train", "threads": cores(), "repeats": repeats, "peaks": limits, "runs": runs}
+    print(json.dumps(summary | ({"left_out": left_out} if left_out else {})))
 
 
-def run(*, shape: str, precision: str, steps: int, repeats: int, peer: str) -> None:
-    """Time both, print a table and one JSON line."""
-    if peer != "none":
-        require_peer(["torch", "transformers"])
+def _shapes(asked: list[str]) -> list[str]:
+    if "all" in asked:
+        return list(STEPS)
+    return list(dict.fromkeys("L" if name == "124M" else name for name in asked))
+
+
+def _compete(
+    shape: str, precision: str, peers: list[str], steps: int, repeats: int, left_out: dict[str, str] | None
+) -> tuple[Work, Found]:
     calls = min(TIMED_CALLS, steps)
+    runs: Found = {name: [] for name in [OURS, *peers]}
     with tempfile.TemporaryDirectory(prefix="tfgpt-bench-") as folder:
         work = Work(
             sizes=SHAPES[shape],
             precision=precision,
             calls=calls,
             steps_per_call=steps // calls,
-            compiled=peer == "torch.compile",
+            compiled=False,
             weights=folder,
             threads=cores(),
         )
-        print(f"GPT-2 {shape}, {work.tokens_per_step():,} tokens a step, {precision}, {work.threads} threads")
-        contestants = {"tfgpt": "train_ours"} | ({peer: "train_torch"} if peer != "none" else {})
-        runs: dict[str, list[Result]] = {name: [] for name in contestants}
+        print(f"\n{_title(shape)}, {work.tokens_per_step():,} tokens a step, {precision}, {work.threads} threads")
         for number in range(repeats):
-            for name, module in contestants.items():
-                found = _in_fresh_process(name, module, work)
+            for name in list(runs):
+                found = _one(name, work, f"{shape} {precision}", left_out)
+                if found is None:
+                    del runs[name]
+                    continue
                 runs[name].append(found)
                 speed = work.tokens_per_step() / statistics.median(found["seconds_per_step"])
                 print(f"  run {number + 1} of {repeats}  {name:<14} {speed:10,.0f} tokens/s", flush=True)
-    results = {name: _summary(found, work, runs["tfgpt"][0]["flops_per_token"]) for name, found in runs.items()}
+    return work, runs
+
+
+def _one(name: str, work: Work, where: str, left_out: dict[str, str] | None) -> Result | None:
+    """One run of one contestant; None if it failed and others can go on without it."""
+    peer = PEERS.get(name)
+    given = asdict(work) | {"compiled": name == "torch.compile"}
+    try:
+        return result_of(peer.module if peer else "train_ours", given, threads=work.threads)
+    except Broken as error:
+        if peer is None or left_out is None:
+            raise Failure(f"{name} failed: {error}", where=where, fix=peer.fix if peer else "") from None
+        left_out[f"{name}, {where}"] = str(error)
+        print(f"  without {name}: it failed: {error}", flush=True)
+        return None
+
+
+def _title(shape: str) -> str:
+    sizes = SHAPES[shape]
+    size = f"{sizes['n_layer']} blocks of width {sizes['n_embd']}, context {sizes['n_ctx']}"
+    return f"{shape}: {size}, vocabulary {sizes['n_vocab']:,}"
+
+
+def _judged(shape: str, precision: str, competed: tuple[Work, Found], limits: Result) -> Result:
+    """The table of one shape and precision, and what the last line says of it."""
+    work, runs = competed
+    flops = runs[OURS][0]["flops_per_token"]
+    results = {}
+    for name, found in runs.items():
+        library = "torch" if name.startswith("torch") else "tensorflow"
+        results[name] = _summary(found, work, flops, limits["flops_per_s"][library][precision])
     _print_table(results)
-    summary = {"bench": "train", "shape": shape, "precision": precision, "threads": work.threads, "repeats": repeats}
-    summary["steps"] = work.calls * work.steps_per_call
-    if peer != "none":
-        summary |= _compare(runs["tfgpt"][0], runs[peer][0], results["tfgpt"], results[peer])
-    print(json.dumps(summary | {"results": results}))
+    beside = {name: _compare(runs[OURS][0], runs[name][0], results, name) for name in runs if name != OURS}
+    steps = work.calls * work.steps_per_call
+    judged: Result = {"shape": shape, "precision": precision, "steps": steps}
+    return judged | {"flops_per_token": flops, "results": results, "beside": beside}
 
 
-def require_peer(packages: list[str]) -> None:
-    """Say how to install what is missing."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"the peer needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed",
-            where="--peer",
-            nearest="none",
-            fix=INSTALL.format(" ".join(packages)),
-        )
-
-
-def _in_fresh_process(name: str, module: str, work: Work) -> Result:
-    """What the last line of the contestant's output says."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(work.threads),
-        "CUDA_VISIBLE_DEVICES": "-1",  # memory and threads are compared, which a GPU would make meaningless
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    command = [sys.executable, "-m", f"tfgpt.benchmarks.{module}", json.dumps(asdict(work))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        # A traceback's last line that is not indented names the error, and what follows may say more.
-        lines = done.stderr.strip().splitlines()
-        last = max((i for i, line in enumerate(lines) if line[:1].strip()), default=0)
-        said = " ".join(line.strip() for line in lines[last : last + 2])
-        raise Failure(
-            f"{name} failed: {said or f'exit code {done.returncode}'}",
-            where=" ".join(command[1:3]),
-            fix="torch.compile needs a C++ compiler (apt install g++), or --peer torch"
-            if module == "train_torch"
-            else "",
-        )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _summary(runs: list[Result], work: Work, flops_per_token: float) -> Result:
+def _summary(runs: list[Result], work: Work, flops_per_token: float, peak: float) -> Result:
     """One contestant over all its runs."""
     speeds = [work.tokens_per_step() / seconds for found in runs for seconds in found["seconds_per_step"]]
     speed = statistics.median(speeds)
-    peak = max(found["peak_flops"] for found in runs)
     return {
         "tokens_per_s": round(speed, 1),
         "lowest": round(min(speeds), 1),
@@ -127,14 +143,16 @@ def _print_table(results: dict[str, Result]) -> None:
         )
 
 
-def _compare(ours: Result, theirs: Result, us: Result, them: Result) -> Result:
+def _compare(ours: Result, theirs: Result, results: dict[str, Result], name: str) -> Result:
     """Ratios, and whether both computed the same thing."""
-    apart = max(abs(a - b) / abs(b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
+    us, them = results[OURS], results[name]
+    each = [abs(a - b) / abs(b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)]
+    apart = max(each)
     speed, memory = us["tokens_per_s"] / them["tokens_per_s"], us["peak_mb"] / them["peak_mb"]
-    print(f"  tfgpt is {speed:.2f} x as fast in {memory:.2f} x the memory; losses differ by at most {apart:.1e}")
-    if apart > AGREE:
+    print(f"  {speed:.2f} x as fast as {name} in {memory:.2f} x the memory; losses differ by at most {apart:.1e}")
+    if not all(difference <= AGREE for difference in each):  # nor is one that is no number
         raise Failure(
             f"the losses of the same steps differ by {apart:.1%}: the two did not do the same work",
-            where=f"ours {ours['losses']}, theirs {theirs['losses']}",
+            where=f"ours {ours['losses']}, {name} {theirs['losses']}",
         )
     return {"x_speed": round(speed, 3), "x_memory": round(memory, 3), "losses_differ": apart}

@@ -1,4 +1,4 @@
-"""The peer of `tfgpt bench train`, in a process of its own: transformers' GPT-2 as its users train it with PyTorch."""
+"""A peer of `tfgpt bench train`, in a process of its own: transformers' GPT-2 as its users train it with PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfgpt.benchmarks.training_work import OPTIMIZER, PEAK_SIZE, Work, best_rate
+from tfgpt.benchmarks.training_work import OPTIMIZER, Work
 
 
 def main() -> None:
@@ -41,8 +41,6 @@ def main() -> None:
         return [float(loss) for loss in losses]
 
     found = work.timed(call)
-    a = torch.randn(PEAK_SIZE, PEAK_SIZE).to(kind)
-    found["peak_flops"] = best_rate(lambda: a @ a)
     print(json.dumps(found | {"with": f"PyTorch {torch.__version__}{', compiled' if work.compiled else ''}"}))
 
 

@@ -1,4 +1,4 @@
-"""What both sides of `tfgpt bench train` do: sizes, tokens, the order of steps and how they are timed. No TensorFlow, no PyTorch."""
+"""What all sides of `tfgpt bench train` do: sizes, tokens, the order of steps and how they are timed. No TensorFlow, no PyTorch."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from pathlib import Path
 import numpy as np
 
 SHAPES = {
-    "124M": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_ctx": 1024, "n_vocab": 50257, "rows": 1},
-    "M": {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_ctx": 256, "n_vocab": 65, "rows": 16},
     "S": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_ctx": 64, "n_vocab": 65, "rows": 12},
+    "M": {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_ctx": 256, "n_vocab": 65, "rows": 16},
+    "L": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_ctx": 1024, "n_vocab": 50257, "rows": 1},  # GPT-2 124M
 }
+SHAPES["124M"] = SHAPES["L"]  # by its size
+STEPS = {"S": 200, "M": 20, "L": 5}  # timed ones in a run
 OPTIMIZER = {"lr": 3e-4, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.1, "clip": 1.0}
-PEAK_SIZE, PEAK_TRIES = 2048, 10  # the matrix product that each library's speed is a share of
 
 
 @dataclass(frozen=True)
 class Work:
-    """One benchmark; travels to both processes as JSON."""
+    """One benchmark; travels to its processes as JSON."""
 
     sizes: dict[str, int]
     precision: str
     calls: int  # timed one by one
     steps_per_call: int
     compiled: bool
-    weights: str  # folder of the first weights, a .npy each: ours writes, theirs reads
+    weights: str  # folder of the first weights, a .npy each: ours writes, others read
     threads: int
 
     @classmethod
@@ -68,17 +69,6 @@ class Work:
         compiling = max(0.0, seconds[0] - statistics.median(per_step))
         found = {"losses": losses, "seconds_per_step": per_step, "compile_s": compiling, "peak_bytes": peak_bytes()}
         return dict(found)
-
-
-def best_rate(product: Callable[[], object]) -> float:
-    """FLOP/s of the best of several products of two square matrices; the first one is not timed."""
-    product()
-    times = []
-    for _ in range(PEAK_TRIES):
-        started = time.perf_counter()
-        product()
-        times.append(time.perf_counter() - started)
-    return 2.0 * PEAK_SIZE**3 / min(times)
 
 
 def peak_bytes() -> int:
