@@ -1,15 +1,18 @@
-"""The heap of a process that trains: compilers' leavings do not stand in the way of arrays that come and go."""
+"""What is asked of this machine: its heap while a model trains, its vectors in what XLA compiles."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap can be told what to do")
+from tfgpt import machine
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap can be told what to do")
 
 # Arrays come, a compiler leaves things between them, the arrays go; then others come that fit into no hole.
 SCRIPT = """
@@ -57,6 +60,25 @@ def grown(made: bool) -> float:
     return json.loads(done.stdout)
 
 
+@glibc
 def test_room_is_made_beside_what_a_compiler_left():
     # 240 MB are in use at a time. Without room of their own they lie beside holes of as much.
     assert grown(made=True) < 270 < 400 < grown(made=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "before", "after"),
+    [
+        ("avx2 avx512f avx512_bf16", None, "--xla_cpu_prefer_vector_width=512"),
+        ("avx512_bf16", "--xla_dump_to=x", "--xla_dump_to=x --xla_cpu_prefer_vector_width=512"),
+        ("avx512_bf16", "--xla_cpu_prefer_vector_width=128", "--xla_cpu_prefer_vector_width=128"),
+        ("avx2 avx512f", None, None),  # the first of them slow down
+        ("", None, None),
+    ],
+)
+def test_wide_vectors_only_where_they_are_no_slower(flags, before, after, monkeypatch):
+    monkeypatch.setattr(machine, "_processor_flags", lambda: set(flags.split()))
+    environment = {} if before is None else {"XLA_FLAGS": before}
+    monkeypatch.setattr(os, "environ", environment)
+    machine.wide_vectors()
+    assert environment.get("XLA_FLAGS") == after

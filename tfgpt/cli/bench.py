@@ -128,7 +128,10 @@ def _generate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    from tfgpt.benchmarks import generate
+    from tfgpt.quiet import quiet_start
+
+    with quiet_start():
+        from tfgpt.benchmarks import generate
 
     generate.run(peers=args.peers, batches=args.batch or [1, 8], repeats=args.repeats, rounds=args.rounds)
 

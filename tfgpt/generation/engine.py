@@ -12,6 +12,7 @@ from tfgpt.generation.choosing import choose
 from tfgpt.generation.packing import pack
 from tfgpt.generation.prefilling import Prefill
 from tfgpt.generation.stepping import Steps, pick
+from tfgpt.machine import wide_vectors
 from tfgpt.model.shape import Shape
 
 VOCABULARY = 8192  # rows of the head worked on at a time when whole texts are scored
@@ -42,6 +43,7 @@ class Engine:
         consume: bool = False,
     ) -> None:
         assert slots >= 1
+        wide_vectors()
         self.form, self.slots, self.n_ctx = form, slots, form.n_ctx
         self._product, self.reason = choose(dtype, form, slots=slots)
         self.dtype = self._product.dtype

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfgpt.config import Config
 from tfgpt.errors import Failure, UserError
 from tfgpt.files import is_remote
-from tfgpt.machine import cores, one_heap
+from tfgpt.machine import cores, one_heap, wide_vectors
 from tfgpt.training import estimates
 
 TPU_SECONDS = 20.0  # for a TPU, or the service that knows its address, to answer
@@ -54,6 +54,7 @@ class Place:
 def place(config: Config, *, tpu: str | None = None, workers: Sequence[str] = (), worker: int = 0) -> Place:
     """The strategy for what there is: a TPU by name, several machines (`workers`, or TF_CONFIG), several GPUs, or one device."""
     process, processes = 0, 1
+    wide_vectors()
     if tpu:
         strategy, kind, device = _tpu(tpu, config), "TPU", f"TPU {tpu}"
         device += f", {strategy.num_replicas_in_sync} cores"
@@ -124,11 +125,16 @@ def choose_xla(config: Config, kind: str, precision: str) -> tuple[bool, str]:
 
 def check_batches(config: Config, place: Place) -> None:
     """Batch sizes are global: they must go into equal parts for all replicas and micro-batches."""
-    parts = place.replicas * config.accumulate
+    check_parts(config, place.replicas)
+
+
+def check_parts(config: Config, replicas: int) -> None:
+    """`check_batches` for any number of replicas."""
+    parts = replicas * config.accumulate
     if config.train_batch_size % parts:
         best = max(parts, config.train_batch_size // parts * parts)
         raise UserError(
-            f"a batch of {config.train_batch_size} windows does not go into {place.replicas} replicas times "
+            f"a batch of {config.train_batch_size} windows does not go into {replicas} replicas times "
             f"{config.accumulate} micro-batches",
             where="$.train_batch_size",
             nearest=str(best),
