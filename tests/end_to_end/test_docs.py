@@ -75,8 +75,6 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
         words += ["--from_dir", "encoder", "--output", "fetched"]  # the same command, without a network
     if words[:2] == ["python", "main.py"] or words[:2] in (["tfgpt", "train"], ["tfgpt", "check"]):
         words += SMALL  # the same command, with a model that trains in seconds
-    if words[:2] == ["tfgpt", "bench"] and words[2] in ("train", "shakespeare"):
-        words += ["--steps", "5"]
     if words[:3] == ["tfgpt", "bench", "input"]:
         words += ["--tokens", "20000", "--seconds", "0.02", "--repeats", "1"]
     if words[:3] == ["tfgpt", "bench", "serve"]:

@@ -60,7 +60,7 @@ class Process:
         return self.running.poll() is None
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("TFGPT_LONG" not in os.environ, reason="half a minute of real processes; TFGPT_LONG=1 runs it")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are given a core each, which is Linux's")
 def test_one_and_two_processes_take_what_was_foretold(data, tmp_path):
     """The command in processes with a core each; the peak is what these runs themselves measured before their first step."""

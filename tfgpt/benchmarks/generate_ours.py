@@ -35,8 +35,10 @@ def main() -> None:
     from tfgpt.generation.engine import Engine
     from tfgpt.generation.options import Options
     from tfgpt.generation.sampling import draw
+    from tfgpt.machine import one_heap
     from tfgpt.model.shape import Shape
 
+    one_heap(for_all=False)  # as our commands do
     form = Shape(**SIZES, attention=("global",) * SIZES["n_layer"])
     engine = Engine(Stored(work, list(form.weights)), form, slots=work.batch, dtype=work.dtype)
     options = Options(temperature=1.0, top_k=TOP_K)

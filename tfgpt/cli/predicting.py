@@ -97,7 +97,9 @@ def heading(number: int) -> str:
 
 def load(folder: str, **how: Any) -> Generator:
     from tfgpt.generator import Generator
+    from tfgpt.machine import one_heap
 
+    one_heap(for_all=False)
     generator = Generator.load(folder, **how)
     print(f"tfgpt: {generator.about}", file=sys.stderr, flush=True)
     return generator

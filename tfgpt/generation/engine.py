@@ -12,7 +12,7 @@ from tfgpt.generation.choosing import choose
 from tfgpt.generation.packing import pack
 from tfgpt.generation.prefilling import Prefill
 from tfgpt.generation.stepping import Steps, pick
-from tfgpt.machine import wide_vectors
+from tfgpt.machine import give_memory_back, wide_vectors
 from tfgpt.model.shape import Shape
 
 VOCABULARY = 8192  # rows of the head worked on at a time when whole texts are scored
@@ -48,6 +48,8 @@ class Engine:
         self._product, self.reason = choose(dtype, form, slots=slots)
         self.dtype = self._product.dtype
         self._model = pack(weights, form, self._product, consume=consume)
+        give_memory_back()  # of the matrices as they were read
+        self._compiled = False
         self._cache = Cache(form, slots=slots)
         self._prefill = Prefill(self._model, form, self._cache, self._product)
         self._steps = Steps(self._model, form, self._cache, self._product, slots=slots)
@@ -107,6 +109,9 @@ class Engine:
         logits = self._steps.step(self._checked(ids), tf.constant(positions), tf.constant(active)).numpy()
         for slot in tokens:
             self.lengths[slot] += 1
+        if not self._compiled:
+            self._compiled = True
+            give_memory_back()  # that the compiler worked in
         return {slot: logits[slot] for slot in tokens}
 
     def score(self, ids: Sequence[int]) -> np.ndarray:

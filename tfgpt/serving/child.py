@@ -97,8 +97,10 @@ def _serve(connection: Connection, folder: str, how: dict[str, Any]) -> None:
 def _loaded(folder: str, how: dict[str, Any]) -> tuple[Any, str]:
     """The model, and the fingerprint of those very weights: a newer checkpoint may come at any moment."""
     from tfgpt.generator import Generator
+    from tfgpt.machine import one_heap
     from tfgpt.serving import fingerprints
 
+    one_heap(for_all=False)
     for _ in range(3):
         before = fingerprints.newest(folder)
         generator = Generator.load(folder, **how)
