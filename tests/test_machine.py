@@ -77,7 +77,7 @@ def test_room_is_made_beside_what_a_compiler_left():
     ],
 )
 def test_wide_vectors_only_where_they_are_no_slower(flags, before, after, monkeypatch):
-    monkeypatch.setattr(machine, "_processor_flags", lambda: set(flags.split()))
+    monkeypatch.setattr(machine, "processor", {"flags": flags}.get)
     environment = {} if before is None else {"XLA_FLAGS": before}
     monkeypatch.setattr(os, "environ", environment)
     machine.wide_vectors()

@@ -26,16 +26,25 @@ def wide_vectors() -> None:
     came after. Whoever has set this flag knows better.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_prefer_vector_width" not in flags and "avx512_bf16" in _processor_flags():
+    if "xla_cpu_prefer_vector_width" not in flags and "avx512_bf16" in processor("flags").split():
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
 
 
-def _processor_flags() -> set[str]:
+def processor(what: str) -> str:
+    """What Linux says of the first core, such as its "model name"; "" elsewhere, or where it says nothing."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
-            return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")
     except OSError:
-        return set()  # no Linux
+        return ""
+
+
+def memory() -> int | None:
+    """Bytes that are built in; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def one_heap(*, for_all: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 
 import pytest
 
@@ -35,7 +34,7 @@ def test_our_whole_command_is_timed(text, capsys):
     assert ours["steps"] == 3 and ours["seconds"] > 0 and ours["loss"] < math.log(66) + 0.1
 
 
-@pytest.mark.skipif("TFGPT_LONG" not in os.environ, reason="half a minute of PyTorch; TFGPT_LONG=1 runs it")
+@pytest.mark.slow
 def test_nanogpts_recipe_learns_and_is_timed_beside_ours(text, capsys):
     pytest.importorskip("torch")
     found = ran(capsys, "--text", str(text), "--steps", "60")

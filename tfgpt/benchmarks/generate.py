@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from tfgpt.benchmarks.generation_work import LONG_PROMPT, NEW_TOKENS, PROMPT, SIZES, Work, write_weights
 from tfgpt.benchmarks.peaks import read_bandwidth
+from tfgpt.benchmarks.processes import Broken, Result, result_of
 from tfgpt.errors import Failure, UserError
 from tfgpt.machine import cores
 from tfgpt.model.shape import Shape
@@ -31,8 +28,6 @@ CONTESTANTS = {  # name -> module, type, what it needs
     "CTranslate2 float32": ("generate_ctranslate2", "float32", ("ctranslate2", "torch", "transformers")),
     "transformers float32": ("generate_torch", "float32", ("torch", "transformers")),
 }
-
-Result = dict[str, Any]
 
 
 def run(*, peers: str, batches: list[int], repeats: int, rounds: int) -> None:
@@ -76,19 +71,10 @@ def run(*, peers: str, batches: list[int], repeats: int, rounds: int) -> None:
 
 
 def _in_fresh_process(name: str, module: str, work: Work, *more: str) -> Result:
-    """What the last line of the contestant's output says."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(work.threads),
-        "CUDA_VISIBLE_DEVICES": "-1",  # memory and threads are compared, which a GPU would make meaningless
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    command = [sys.executable, "-m", f"tfgpt.benchmarks.{module}", json.dumps(asdict(work)), *more]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise Failure(f"{name} failed: {said}", where=" ".join(command[1:3]))
-    return json.loads(done.stdout.splitlines()[-1])
+    try:
+        return result_of(module, asdict(work), *more, threads=work.threads)
+    except Broken as error:
+        raise Failure(f"{name} failed: {error}", where=f"tfgpt.benchmarks.{module}") from None
 
 
 def _summary(runs: list[Result], batch: int, bandwidth: float) -> Result:

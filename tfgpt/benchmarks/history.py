@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from tfgpt import files
 from tfgpt.errors import Failure, UserError
-from tfgpt.machine import cores
+from tfgpt.machine import cores, memory, processor
 
 Record = dict[str, Any]
 
@@ -104,7 +104,13 @@ def now() -> str:
 
 def machine() -> Record:
     """What must be alike for two results to be compared, and what system it is."""
-    return {"cores": cores(), "cpu": _processor(), "memory_gb": _memory(), "system": platform.platform(terse=True)}
+    size = memory()
+    return {
+        "cores": cores(),
+        "cpu": processor("model name") or platform.processor() or platform.machine(),
+        "memory_gb": None if size is None else round(size / 1e9, 1),
+        "system": platform.platform(terse=True),
+    }
 
 
 def where(record: Record) -> str:
@@ -141,23 +147,6 @@ def _git(folder: Path, *words: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _memory() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 class Listener:

@@ -15,15 +15,15 @@ class Broken(Exception):
     """A contestant's process ended badly; the text says why."""
 
 
-def result_of(module: str, work: object, *, threads: int) -> Result:
-    """What `tfgpt.benchmarks.MODULE` prints last, a JSON object, when it is given `work` as JSON."""
+def result_of(module: str, work: object, *more: str, threads: int) -> Result:
+    """What `tfgpt.benchmarks.MODULE` prints last, a JSON object, when it is given `work` as JSON, and `more` words."""
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "CUDA_VISIBLE_DEVICES": "-1",  # memory and threads are compared, which a GPU would make meaningless
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-m", f"tfgpt.benchmarks.{module}", json.dumps(work)]
+    command = [sys.executable, "-m", f"tfgpt.benchmarks.{module}", json.dumps(work), *more]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise Broken(_why(done.stderr) or f"exit code {done.returncode}")

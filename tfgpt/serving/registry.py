@@ -7,7 +7,7 @@ of weights. A model that has to go takes no new leases, so that a busy one canno
 from __future__ import annotations
 
 import asyncio
-import os
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfgpt import files
+from tfgpt import files, machine
 from tfgpt.serving import fingerprints
 from tfgpt.serving.faults import Ended, Falls
 from tfgpt.serving.settings import ModelSettings, ServerSettings
@@ -48,8 +48,7 @@ class Registry:
     def __init__(self, settings: ServerSettings, say: Callable[[str], None]) -> None:
         self.settings, self._say = settings, say
         self.models = {model.key: Model(model) for model in settings.models}
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self.budget = int(settings.memory * 1e9) if settings.memory else int(0.8 * total)
+        self.budget = int(settings.memory * 1e9 if settings.memory else 0.8 * (machine.memory() or sys.maxsize))
         self.swaps = 0
         self._changed = asyncio.Condition()
         self._queue: deque[str] = deque()  # keys that are to be loaded, in order

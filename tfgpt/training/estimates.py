@@ -8,7 +8,6 @@ the whole against the measured peak of real training processes (`probe.measure`,
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import subprocess
 from collections.abc import Collection
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfgpt import files, optimizers
+from tfgpt import files, machine, optimizers
 from tfgpt.config import Config
 from tfgpt.data.outlook import size_words
 from tfgpt.model.attention import GROUP, QUERIES
@@ -243,10 +242,7 @@ def _available() -> int | None:
         return int(found["MemAvailable"].split()[0]) << 10
     except (OSError, KeyError, ValueError):
         pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
+    return machine.memory()
 
 
 def _container() -> list[int]:
@@ -332,6 +328,7 @@ def summary(
         config,
         shape,
         replicas=place.replicas,
+        processes=place.processes,
         xla=place.xla,
         precision=place.precision,
         kind=place.kind,
