@@ -65,6 +65,7 @@ setup(
         "tensorflow>=2.20,<2.22",
         "keras>=3.12",
         "numpy>=1.26",
+        "numba>=0.61",
         "pydantic>=2.10",
         "tiktoken>=0.13",
         "tokenizers>=0.20",

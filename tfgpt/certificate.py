@@ -146,12 +146,12 @@ def _open(path: str, n_head: int | None, *, engine: bool) -> Contestant:
 
 
 def _engine(source: Source) -> Contestant:
-    with quiet_start():
-        from tfgpt.generation.engine import Engine
-        from tfgpt.model.shape import Shape
+    from tfgpt.generation.engines import engine_class
+    from tfgpt.model.shape import Shape
+
     form = Shape.of(Config(**opening.config_of(source)))
     weights = {name: tensor.read() for name, tensor in source.tensors.items()}
-    engine = Engine(weights, form, slots=1, dtype="float32", consume=True)
+    engine = engine_class()(weights, form, slots=1, dtype="float32", consume=True)
     state = {"begun": False}
 
     def forget() -> None:

@@ -12,12 +12,12 @@ from tfgpt.config import Config
 from tfgpt.errors import UserError
 from tfgpt.generation import scoring
 from tfgpt.generation.decoding import Decoding
+from tfgpt.generation.engines import engine_class
 from tfgpt.generation.language import Language
 from tfgpt.generation.options import DTYPES, Options
 from tfgpt.generation.scoring import Score
 from tfgpt.generation.streams import Stream, Streams
 from tfgpt.generation.writing import Result
-from tfgpt.quiet import quiet_start
 from tfgpt.tokenizers import Tokenizer
 from tfgpt.training import opening
 from tfgpt.training.restoring import Checkpoint
@@ -45,7 +45,7 @@ class Generator:
     def __init__(
         self, engine: Any, language: Language, *, about: str = "", note: Callable[[str], None] | None = None
     ) -> None:
-        """`engine` is a `tfgpt.generation.engine.Engine`, or whatever behaves like one; `load` makes both arguments."""
+        """`engine` is one of `tfgpt.generation.engines`, or whatever behaves like one; `load` makes both arguments."""
         self.engine, self.language, self.about = engine, language, about
         self.config: Config | None = None  # that the model was trained with, where `load` found one
         self.sha256 = ""  # of the file of the weights, where a manifest states it
@@ -81,11 +81,10 @@ class Generator:
         config = Config(**found.config)
         spoken = own if own is not None and tokenizer is None else _tokenizer(found, like or config, tokenizer)
         # What takes seconds to import comes when most mistakes have been told.
-        with quiet_start():
-            from tfgpt.generation.engine import Engine
+        engine_of = engine_class()
         form = _form(found, config, spoken)
         language = Language(spoken, form.n_vocab)
-        engine = Engine(found.weights, form, slots=slots, dtype=dtype, consume=True)
+        engine = engine_of(found.weights, form, slots=slots, dtype=dtype, consume=True)
         about = f"{found.path}, step {found.step:,}; {engine.dtype}: {engine.reason}"
         made = cls(engine, language, about=about, note=note)
         made.config = config

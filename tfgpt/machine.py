@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+ACCELERATORS = ("nvidia0", "nvidiactl", "kfd", "dxg", "accel0", "vfio/0")  # in /dev: GPUs, under Windows too, and TPUs
+
 _one_heap = False
 
 
@@ -28,6 +30,13 @@ def wide_vectors() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_prefer_vector_width" not in flags and "avx512_bf16" in processor("flags").split():
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
+
+
+def may_have_accelerator() -> bool:
+    """Whether the system shows a device that could be a GPU or a TPU, and this process may use it."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return any(os.path.exists(f"/dev/{name}") for name in ACCELERATORS)
 
 
 def processor(what: str) -> str:

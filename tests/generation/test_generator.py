@@ -165,7 +165,7 @@ def test_what_does_not_fit_together_is_refused(trained, tmp_path):
 
 
 def test_checkpoints_without_their_tokenizer(trained, tmp_path, monkeypatch):
-    from tfgpt.generation import engine
+    from tfgpt.native import engine
     from tfgpt.training import snapshot
     from tfgpt.training.checkpoints import Checkpoints
 

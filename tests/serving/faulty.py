@@ -36,10 +36,11 @@ def template(plain):
 def break_models():
     """In the process of a model."""
     from tfgpt.generation import sampling
-    from tfgpt.generation.engine import Engine
+    from tfgpt.generation.engines import engine_class
     from tfgpt.generation.language import Language
     from tfgpt.generation.stops import StopText
 
+    Engine = engine_class()
     draw, prefill, step = sampling.draw, Engine.prefill_many, Engine.step
     prompt, begin, push = Language.prompt, StopText.__init__, StopText.push
     drawn = []

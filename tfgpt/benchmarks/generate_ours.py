@@ -32,7 +32,7 @@ def main() -> None:
     skip_pictures()
     work = Work.given()
     from tfgpt.generation.draws import uniform
-    from tfgpt.generation.engine import Engine
+    from tfgpt.generation.engines import engine_class
     from tfgpt.generation.options import Options
     from tfgpt.generation.sampling import draw
     from tfgpt.machine import one_heap
@@ -40,7 +40,7 @@ def main() -> None:
 
     one_heap(for_all=False)  # as our commands do
     form = Shape(**SIZES, attention=("global",) * SIZES["n_layer"])
-    engine = Engine(Stored(work, list(form.weights)), form, slots=work.batch, dtype=work.dtype)
+    engine = engine_class()(Stored(work, list(form.weights)), form, slots=work.batch, dtype=work.dtype)
     options = Options(temperature=1.0, top_k=TOP_K)
 
     def write(prompts: list[list[int]], tokens: int) -> list[list[int]]:

@@ -27,11 +27,12 @@ def main(connection: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from tfgpt.quick import skip_pictures
-    from tfgpt.quiet import quiet_start
 
     skip_pictures()
-    with quiet_start():
-        import tfgpt.generation.engine  # noqa: F401  (what takes seconds, before it is known for which model)
+    import tfgpt.generator  # noqa: F401  (what takes a while, before it is known for which model)
+    from tfgpt.generation.engines import engine_class
+
+    engine_class()
     try:
         kind, *rest = connection.recv()
         if kind == "load":
