@@ -358,11 +358,14 @@ def test_a_run_beside_a_released_model_comes_first_everywhere(openai, home, enco
 
 def test_an_export_that_a_signal_ends_leaves_nothing(openai, home):
     words = [sys.executable, "-m", "tfgpt", "export", "124M", "--to", "litert", "out"]
-    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = subprocess.Popen(words, **pipes, env=os.environ | {"PYTHONPATH": str(ROOT)})
     time.sleep(6)
     running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=60)
-    if running.returncode != 0:  # it was not done by then
+    shown, said = running.communicate(timeout=60)
+    if "out is there" in shown:  # it was done by then; a process on its way out may end by the signal itself
+        assert (home / "out" / "model.tflite").exists()
+    else:
         assert running.returncode == 143 and "Traceback" not in said, said
         assert not (home / "out").exists()
     assert not [p.name for p in home.iterdir() if p.name.startswith(".")]

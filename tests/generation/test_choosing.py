@@ -37,10 +37,11 @@ def test_auto_takes_what_the_clock_says(monkeypatch, seconds, chosen, slots):
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_the_clock_runs_on_the_real_products(slots):
-    from tfgpt.generation.choosing import product_of, seconds_of
+    from tfgpt.generation.choosing import seconds_of
     from tfgpt.generation.options import DTYPES
+    from tfgpt.generation.products import Product
 
-    assert all(0 < seconds_of(product_of(dtype, slots), 64, slots) < 5 for dtype in DTYPES if dtype != "auto")
+    assert all(0 < seconds_of(Product(dtype), 64, slots) < 5 for dtype in DTYPES if dtype != "auto")
 
 
 def test_an_unknown_type_names_the_legal_ones():
@@ -49,18 +50,3 @@ def test_an_unknown_type_names_the_legal_ones():
     with pytest.raises(UserError) as caught:
         choose("int4", SMALL, slots=1)
     assert "int8" in str(caught.value)
-
-
-def test_without_onednn_int8_still_works(monkeypatch):
-    import numpy as np
-
-    from tests.generation.test_engine import form_of, weights_of
-    from tfgpt.generation import choosing
-    from tfgpt.generation.engine import Engine
-
-    form = form_of(("global", "local"))
-    expected = Engine(weights_of(form), form, slots=1, dtype="int8")
-    monkeypatch.setattr(choosing, "has_whole_product", lambda: False)
-    engine = Engine(weights_of(form), form, slots=2, dtype="int8")
-    np.testing.assert_allclose(engine.prefill(1, [1, 2, 3]), expected.prefill(0, [1, 2, 3]), atol=1e-4)
-    np.testing.assert_allclose(engine.step({1: 4})[1], expected.step({0: 4})[0], atol=1e-4)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfgpt.errors import UserError
 from tfgpt.generation.options import DTYPES
 from tfgpt.generation.packing import quantised
-from tfgpt.generation.products import Columns, Integers, Product, Rows, has_whole_product
+from tfgpt.generation.products import Product
 from tfgpt.model.shape import Shape
 
 SMALL = 20_000_000  # weights that the processor's caches hold, about: below, no type is faster than another
@@ -23,22 +23,15 @@ def choose(dtype: str, form: Shape, *, slots: int) -> tuple[Product, str]:
     if dtype not in DTYPES:
         raise UserError(f"weights cannot be kept as {dtype!r}", where="dtype", nearest=" ".join(DTYPES))
     if dtype != "auto":
-        return product_of(dtype, slots), "as asked for"
+        return Product(dtype), "as asked for"
     if form.parameters < SMALL:
-        return product_of("float32", slots), "the model is small, so that other types would gain nothing"
-    seconds = {name: seconds_of(product_of(name, slots), form.n_embd, slots) for name in DTYPES if name != "auto"}
+        return Product("float32"), "the model is small, so that other types would gain nothing"
+    seconds = {name: seconds_of(Product(name), form.n_embd, slots) for name in DTYPES if name != "auto"}
     fastest = min(seconds, key=lambda name: seconds[name])
     gain = seconds["float32"] / seconds[fastest]
     if gain < WORTH:
-        return product_of("float32", slots), f"no type gains more than {gain:.1f} times over it on this machine"
-    return product_of(fastest, slots), f"its products take 1/{gain:.1f} of float32's time on this machine"
-
-
-def product_of(dtype: str, slots: int) -> Product:
-    """The best product that is known for a type and a number of slots."""
-    if slots == 1:
-        return Rows(dtype)
-    return Integers(dtype) if dtype == "int8" and has_whole_product() else Columns(dtype)
+        return Product("float32"), f"no type gains more than {gain:.1f} times over it on this machine"
+    return Product(fastest), f"its products take 1/{gain:.1f} of float32's time on this machine"
 
 
 def seconds_of(product: Product, width: int, slots: int) -> float:
@@ -52,11 +45,11 @@ def seconds_of(product: Product, width: int, slots: int) -> float:
     def run(x):
         for matrix in matrices:
             # One waits for the other, as in a model.
-            found = product.multiply(product.enter(x, product.levels), matrix)
+            found = product.multiply(x, matrix)
             x = x + tf.cast(found[: x.shape[0], :width], tf.float32) * 1e-30
         return x
 
-    run = tf.function(run, jit_compile=product.compiled, autograph=False)
+    run = tf.function(run, jit_compile=True, autograph=False)
     x = tf.constant(rng.standard_normal((slots, width), dtype=np.float32))
     times = []
     for _ in range(TRIES + 1):

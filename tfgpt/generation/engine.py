@@ -1,8 +1,11 @@
-"""A model that writes: prompts into slots, one token more in each at a time, logits out. What to draw is not its business."""
+"""A model that writes, on a GPU or a TPU: prompts into slots, one token more in each at a time, logits out.
+
+It also writes on a CPU, slowly, where numba is not there for `tfgpt.native.engine`, whose interface it has.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -70,32 +73,17 @@ class Engine:
         return self.prefill_many({slot: ids})[slot]
 
     def prefill_many(self, prompts: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray]:
-        """`prefill` of several slots: together where a prompt's numbers do not depend on the others, else one by one."""
+        """`prefill` of several slots."""
         found: dict[int, np.ndarray] = {}
-        for group in self._groups(prompts):
-            for slot in group:
-                assert 0 <= slot < self.slots and 1 <= len(prompts[slot]) <= self.n_ctx, (slot, len(prompts[slot]))
-            ids = self._checked(np.concatenate([prompts[slot] for slot in group]))
-            for slot in group:
-                self.lengths[slot] = 0  # should the prompts fail, what the slots held is spoilt already
-            x = self._prefill.run(ids, *(tf.constant(n, tf.int32) for n in ([len(prompts[s]) for s in group], group)))
-            for slot in group:
-                self.lengths[slot] = len(prompts[slot])
-            # The head has one width, so that one copy of it in oneDNN's own layout is enough.
-            rows = tf.gather(x, np.arange(self.slots) % len(group))
-            found |= dict(zip(group, self._steps.head(rows).numpy(), strict=False))
-        return found
-
-    def _groups(self, prompts: Mapping[int, Sequence[int]]) -> Iterator[list[int]]:
-        """Slots whose prompts are worked together: as many as have no more tokens than one prompt may have."""
-        group: list[int] = []
+        # One by one: what a library's product gives for a row may depend on how many there are.
         for slot, ids in prompts.items():
-            if group and (not self._product.levels or sum(len(prompts[s]) for s in group) + len(ids) > self.n_ctx):
-                yield group
-                group = []
-            group.append(slot)
-        if group:
-            yield group
+            assert 0 <= slot < self.slots and 1 <= len(ids) <= self.n_ctx, (slot, len(ids))
+            checked = self._checked(ids)
+            self.lengths[slot] = 0  # should the prompt fail, what the slot held is spoilt already
+            x = self._prefill.run(checked, tf.constant([len(ids)]), tf.constant([slot]))
+            self.lengths[slot] = len(ids)
+            found[slot] = self._steps.head(tf.repeat(x, self.slots, 0)).numpy()[0]
+        return found
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
         """Logits [n_vocab] for each of these slots after one more id in it; other slots are left alone."""
@@ -121,12 +109,13 @@ class Engine:
             return np.zeros(0, np.float32)
         given = self._checked(ids)
         hidden, own = self._prefill.hidden(given)[:-1], pick(self._model.last, self._model.last_places, "wte")
+        table = self._model.last["wte"]
         targets = np.asarray(ids[1:])
         top, total = np.full(len(targets), -np.inf), np.zeros(len(targets))
         found = np.zeros(len(targets))
         for first in range(0, self.form.n_vocab, VOCABULARY):
             rows = slice(first, min(first + VOCABULARY, self.form.n_vocab))
-            logits = self._product.many(hidden, self._model.last["wte"], rows)
+            logits = self._product.multiply(hidden, table[:, rows])
             logits = (logits * own["scale"][rows] if "scale" in own else logits).numpy().astype(np.float64)
             higher = np.maximum(top, logits.max(1))
             total = total * np.exp(top - higher) + np.exp(logits - higher[:, None]).sum(1)

@@ -1,4 +1,4 @@
-"""Weights as generation wants them: each matrix once, in the type and layout that its product reads at the speed of memory.
+"""Weights as the engine for accelerators wants them: each matrix once, in its type.
 
 One matrix is taken from its source, packed and let go before the next, so that the float32 original and the packed model never
 both exist as a whole (unless the caller holds on to the original).
@@ -22,10 +22,10 @@ LEVELS = 127  # int8 without -128, so that what is negative and what is positive
 
 @dataclass(frozen=True)
 class Packed:
-    """A whole model. A layer is a dict: the four matrices by name (lists of tensors), `flat` and `sums`.
+    """A whole model. A layer is a dict: the four matrices by name, and `flat`.
 
-    `flat` holds all float32 vectors of a layer, one behind the other, and `sums` all int32 ones: a compiled program that is
-    given two tensors instead of twenty starts sooner. `places` says where each is: name -> (first, behind the last).
+    `flat` holds all vectors of a layer, one behind the other: a compiled program that is given one tensor instead of ten starts
+    sooner. `places` says where each is: name -> (first, behind the last).
     """
 
     layers: list[dict[str, Any]]
@@ -33,7 +33,6 @@ class Packed:
     positions: tf.Tensor  # [n_ctx, E] float32
     places: dict[str, tuple[int, int]]
     last_places: dict[str, tuple[int, int]]
-    limit: int  # how many steps activations are rounded to, where they are
 
     @property
     def bytes(self) -> int:
@@ -55,18 +54,11 @@ def pack(weights: Mapping[str, np.ndarray], form: Shape, product: Product, *, co
             return np.asarray(weights.pop(name))
         return np.asarray(weights[name])
 
-    limits: list[int] = []
-
-    def matrix(data: np.ndarray) -> tuple[list[tf.Tensor], dict[str, np.ndarray]]:  # data is [out, in]
-        scale = None
-        if product.dtype == "int8":
-            data, scale = quantised(data)
-        found, sums = product.laid_out(data), {}
-        if product.levels:
-            sums["sums"] = data.sum(1, dtype=np.int32)
-            # No sum of products may leave int32, whatever the activations are.
-            limits.append((2**31 - 1) // max(1, int(np.abs(data.astype(np.int16)).sum(1, dtype=np.int64).max())))
-        return found, ({} if scale is None else {"scale": scale}) | sums
+    def matrix(data: np.ndarray) -> tuple[tf.Tensor, dict[str, np.ndarray]]:  # data is [out, in]
+        if product.dtype != "int8":
+            return product.laid_out(data), {}
+        data, scale = quantised(data)
+        return product.laid_out(data), {"scale": scale}
 
     layers, places = [], {}
     for i in range(form.n_layer):
@@ -77,17 +69,16 @@ def pack(weights: Mapping[str, np.ndarray], form: Shape, product: Product, *, co
             layer[name], extra = matrix(take(f"h.{i}.{name}.weight").T)
             vectors |= {f"{name}.{part}": value for part, value in extra.items()}
             vectors[f"{name}.bias"] = take(f"h.{i}.{name}.bias")
-        layer["flat"], layer["sums"], places = joined(vectors)
+        layer["flat"], places = joined(vectors)
         layers.append(layer)
     last: dict[str, Any] = {}
     vectors = {f"ln_f.{part}": take(f"ln_f.{part}") for part in ("weight", "bias")}
     # Rows that pad the vocabulary mean nothing: without them they cost nothing either, and cannot be drawn.
     last["wte"], extra = matrix(take("wte.weight")[: form.n_vocab])
     vectors |= {f"wte.{part}": value for part, value in extra.items()}
-    last["flat"], last["sums"], last_places = joined(vectors)
+    last["flat"], last_places = joined(vectors)
     positions = tf.constant(take("wpe.weight"), tf.float32)
-    limit = min([product.levels, *limits])
-    return Packed(layers, last, positions, places, last_places, limit)
+    return Packed(layers, last, positions, places, last_places)
 
 
 def quantised(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,15 +92,10 @@ def quantised(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, scale
 
 
-def joined(vectors: Mapping[str, np.ndarray]) -> tuple[tf.Tensor, tf.Tensor, dict[str, tuple[int, int]]]:
-    """All float32 vectors in one, all int32 ones in another, and the place of each."""
-    places: dict[str, tuple[int, int]] = {}
-    ends = {np.dtype(np.float32): 0, np.dtype(np.int32): 0}
-    parts: dict[np.dtype, list[np.ndarray]] = {kind: [np.zeros(0, kind)] for kind in ends}
-    for name, value in vectors.items():
-        value = np.asarray(value, np.int32 if name.endswith(".sums") else np.float32)
-        places[name] = (ends[value.dtype], ends[value.dtype] + len(value))
-        ends[value.dtype] += len(value)
-        parts[value.dtype].append(value)
-    flat, sums = (tf.constant(np.concatenate(found)) for found in parts.values())
-    return flat, sums, places
+def joined(vectors: Mapping[str, np.ndarray]) -> tuple[tf.Tensor, dict[str, tuple[int, int]]]:
+    """All vectors in one, and the place of each."""
+    ends = np.cumsum([0, *(len(value) for value in vectors.values())])
+    places = {
+        name: (int(first), int(first) + len(value)) for first, (name, value) in zip(ends, vectors.items(), strict=False)
+    }
+    return tf.constant(np.concatenate(list(vectors.values())).astype(np.float32)), places

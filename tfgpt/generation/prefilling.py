@@ -74,7 +74,7 @@ class Prefill:
         def dense(x, name):
             # Or the casts of all layers, which wait for nothing, would be made at once, and all be in memory.
             with tf.control_dependencies([x]):
-                return self.product.prompt(x, layer[name], vectors(name), self.model.limit)
+                return self.product.dense(x, layer[name], vectors(name))
 
         own = vectors("ln_1")
         reach = [tf.constant(x[i]) for x in (self.cache.spans, self.cache.shifts, self.cache.windows)]

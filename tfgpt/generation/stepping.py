@@ -44,11 +44,7 @@ class Steps:
     def __init__(self, model: Packed, form: Shape, cache: Cache, product: Product, *, slots: int) -> None:
         self.model, self.form, self.cache, self.product, self.slots = model, form, cache, product, slots
         self.heads = (slots, form.n_head, form.n_embd // form.n_head)
-        # Where products cannot stand inside a program, every stretch between two of them is one.
-        part, whole = (_plain, _compiled) if product.compiled else (_compiled, _plain)
-        self._enter, self._attend, self._widen = part(self._enter), part(self._attend), part(self._widen)
-        self._between, self._leave, self._logits = part(self._between), part(self._leave), part(self._logits)
-        self._blocks, self._head, self._begin = whole(self._blocks), whole(self._head), _compiled(self._begin)
+        self._blocks, self._head, self._begin = (_compiled(f) for f in (self._blocks, self._head, self._begin))
 
     @cached_property
     def step(self) -> Callable[..., Any]:
@@ -66,7 +62,7 @@ class Steps:
     def _step(self, ids: tf.Tensor, positions: tf.Tensor, active: tf.Tensor) -> tf.Tensor:
         n = self.form.n_layer
         x = self._begin(ids, positions, self.model.last, self.model.positions)
-        size = max(size for size in range(1, TOGETHER + 1) if n % size == 0) if self.product.compiled else n
+        size = max(size for size in range(1, TOGETHER + 1) if n % size == 0)
         for first in range(0, n, size):
             group = range(first, first + size)
             wheres, shapes = [self.cache.where(i) for i in group], [self.cache.shape(i) for i in group]
@@ -74,55 +70,29 @@ class Steps:
         return self._head(x, self.model.last)
 
     def _blocks(self, x, positions, active, wheres, layers, shapes):
-        multiply, before, raw, entered = self.product.multiply, None, None, None
         for where, layer, shape in zip(wheres, layers, shapes, strict=True):
-            own = vectors_of(layer)
-            if before is None:
-                entered = self._enter(x, own, self.model.places, "ln_1")
-            else:
-                x, entered = self._between(x, raw, entered, before, "mlp.c_proj", own, "ln_1")
-            raw = multiply(entered, layer["attn.c_attn"])
-            entered = self._attend(raw, entered, positions, active, where, own, shape)
-            raw = multiply(entered, layer["attn.c_proj"])
-            x, entered = self._between(x, raw, entered, own, "attn.c_proj", own, "ln_2")
-            raw = multiply(entered, layer["mlp.c_fc"])
-            entered = self._widen(raw, entered, own)
-            raw = multiply(entered, layer["mlp.c_proj"])
-            before = own
-        return self._leave(x, raw, entered, before, "mlp.c_proj")
+            q, k, v = tf.split(self._dense(self._norm(x, layer, "ln_1"), layer, "attn.c_attn"), 3, 1)
+            q, k, v = (tf.reshape(part, self.heads) for part in (q, k, v))
+            out = extend_and_attend(q, k, v, positions, active, where, shape)
+            x = x + self._dense(out, layer, "attn.c_proj")
+            wide = gelu(self._dense(self._norm(x, layer, "ln_2"), layer, "mlp.c_fc"), self.form.activation)
+            x = x + self._dense(wide, layer, "mlp.c_proj")
+        return x
 
     def _head(self, x, last):
-        own = vectors_of(last)
-        entered = self._enter(x, own, self.model.last_places, "ln_f")
-        return self._logits(self.product.multiply(entered, last["wte"]), entered, own)
+        places = self.model.last_places
+        own = pick(last, places, "ln_f")
+        return self.product.dense(norm(x, own["weight"], own["bias"]), last["wte"], pick(last, places, "wte"))
 
     def _begin(self, ids, positions, last, table):
         return look_up(self.product, last, self.model.last_places, ids) + tf.gather(table, positions)
 
-    def _enter(self, x, vectors, places, name):
-        own = pick(vectors, places, name)
-        return self.product.enter(norm(x, own["weight"], own["bias"]), self.model.limit)
+    def _norm(self, x, layer, name):
+        own = pick(layer, self.model.places, name)
+        return norm(x, own["weight"], own["bias"])
 
-    def _leave(self, x, raw, entered, vectors, name):
-        return x + self.product.leave(raw, entered, pick(vectors, self.model.places, name))
-
-    def _between(self, x, raw, entered, vectors, name, next_vectors, next_name):
-        x = x + self.product.leave(raw, entered, pick(vectors, self.model.places, name))
-        own = pick(next_vectors, self.model.places, next_name)
-        return x, self.product.enter(norm(x, own["weight"], own["bias"]), self.model.limit)
-
-    def _attend(self, raw, entered, positions, active, where, vectors, shape):
-        found = self.product.leave(raw, entered, pick(vectors, self.model.places, "attn.c_attn"))
-        q, k, v = (tf.reshape(part, self.heads) for part in tf.split(found, 3, 1))
-        out = extend_and_attend(q, k, v, positions, active, where, shape)
-        return self.product.enter(out, self.model.limit)
-
-    def _widen(self, raw, entered, vectors):
-        found = self.product.leave(raw, entered, pick(vectors, self.model.places, "mlp.c_fc"))
-        return self.product.enter(gelu(found, self.form.activation), self.model.limit)
-
-    def _logits(self, raw, entered, vectors):
-        return self.product.leave(raw, entered, pick(vectors, self.model.last_places, "wte"))
+    def _dense(self, x, layer, name):
+        return self.product.dense(x, layer[name], pick(layer, self.model.places, name))
 
 
 def concrete(f: Callable[..., Any], *signature: tf.TensorSpec) -> Callable[..., Any]:
@@ -130,18 +100,13 @@ def concrete(f: Callable[..., Any], *signature: tf.TensorSpec) -> Callable[..., 
     return tf.function(f, autograph=False).get_concrete_function(*signature)
 
 
-def vectors_of(layer: dict[str, Any]) -> dict[str, tf.Tensor]:
-    """A layer without its matrices."""
-    return {name: layer[name] for name in ("flat", "sums")}
-
-
-def pick(vectors: dict[str, tf.Tensor], places: dict[str, tuple[int, int]], name: str) -> dict[str, tf.Tensor]:
-    """The vectors that belong to `name`: "ln_1" -> weight, bias; "mlp.c_fc" -> scale, sums, bias."""
+def pick(layer: dict[str, Any], places: dict[str, tuple[int, int]], name: str) -> dict[str, tf.Tensor]:
+    """The vectors that belong to `name`: "ln_1" -> weight, bias; "mlp.c_fc" -> scale, bias."""
     found = {}
     for full, (first, behind) in places.items():
         owner, part = full.rsplit(".", 1)
         if owner == name:
-            found[part] = vectors["sums" if part == "sums" else "flat"][first:behind]
+            found[part] = layer["flat"][first:behind]
     return found
 
 
@@ -149,10 +114,6 @@ def look_up(product: Product, last: dict[str, Any], places: dict[str, tuple[int,
     """Token embeddings [n, E]."""
     rows, own = product.look_up(last["wte"], ids), pick(last, places, "wte")
     return rows * tf.gather(own["scale"], ids)[:, None] if "scale" in own else rows
-
-
-def _plain(f: Callable[..., Any]) -> Callable[..., Any]:
-    return f
 
 
 def _compiled(f: Callable[..., Any]) -> Callable[..., Any]:
