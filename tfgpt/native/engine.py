@@ -14,13 +14,14 @@ from tfgpt.machine import cores, give_memory_back
 from tfgpt.model.shape import Shape
 from tfgpt.native.cache import cache_of, reach_of
 from tfgpt.native.choosing import choose
-from tfgpt.native.network import GELU, GELU_TANH, TALLEST, forward
+from tfgpt.native.network import GELU, GELU_TANH, TOGETHER, forward
 from tfgpt.native.packing import pack
 from tfgpt.native.team import Team
 from tfgpt.native.vectors import PANEL
 
 ROWS = 256  # tokens of prompts that are worked at a time
 SCORED = 32  # tokens whose logits exist at one time when whole texts are scored
+APART = 16  # numbers between two rows, or rows a multiple of 4 KiB apart would push each other out of the cache
 SHARE = 1 << 20  # bytes of weights that are worth a thread
 
 
@@ -167,10 +168,10 @@ class Engine:
         return Room(
             x=np.zeros((rows, width), np.float32),
             inner=np.zeros((max(rows, wanted), width), np.float32),
-            wide=np.zeros((rows, max(self._model.c_attn.scale.shape[1], self._model.c_fc.scale.shape[1])), np.float32),
+            wide=np.zeros((rows, self._model.c_fc.scale.shape[1] + APART), np.float32),
             logits=np.zeros((wanted, columns), np.float32),
-            sums=np.zeros((self._team.count, rows + TALLEST, PANEL), np.float32),
-            scores=np.zeros((self._team.count, TALLEST, places), np.float32),
+            sums=np.zeros((self._team.count, rows + TOGETHER, PANEL), np.float32),
+            scores=np.zeros((self._team.count, TOGETHER, places + APART), np.float32),
             all=np.arange(rows),
         )
 

@@ -25,6 +25,8 @@ KEYS, VALUES, PLACES, SPAN, SHIFT, WINDOW = 0, 1, 2, 3, 4, 5  # lines of `reach`
 TALLEST = tallest()
 DEEP = 768  # rows of a panel that are worked in one go, so that it stays in the second-level cache
 KEPT = 1 << 16  # numbers of x that shall stay there beside it
+TOGETHER = 4 * TALLEST  # queries that look at the same keys and values while these are in the first-level cache
+AT_ONCE = 128  # values looked at in one go, for the same reason
 
 ONE, HALF, TWO = np.float32(1), np.float32(0.5), np.float32(2)
 EPSILON = np.float32(1e-5)  # GPT-2's
@@ -51,8 +53,9 @@ def exponential(x):
 @compiled("reassoc", "nsz")
 def total_of(x, row, first, behind):
     """The sum of a part of a row."""
+    # Without a sign: a number below zero would count from the end, and a loop that has to ask does not become vectors.
     total = np.float32(0)
-    for j in range(first, behind):
+    for j in range(np.uint64(first), np.uint64(behind)):
         total += x[row, j]
     return total
 
@@ -70,7 +73,7 @@ def squares_of(x, row, mean, width):
 def largest_of(x, row, first, behind):
     """The largest number of a part of a row."""
     top = x[row, first]
-    for j in range(first + 1, behind):
+    for j in range(np.uint64(first), np.uint64(behind)):
         top = max(top, x[row, j])
     return top
 
@@ -141,20 +144,21 @@ def multiply(me, count, rows, x, dense, block, out, sums, use):
 @compiled()
 def leave(sums, row, dense, block, left, out, place, use):
     """32 numbers of a product, those from column `left` on, to their place."""
-    for j in range(PANEL):
+    left = np.uint64(left)
+    for j in range(np.uint64(PANEL)):
         sums[row, j] = sums[row, j] * dense.scale[block, left + j] + dense.bias[block, left + j]
     if use == STORE:
-        for j in range(PANEL):
+        for j in range(np.uint64(PANEL)):
             out[place, left + j] = sums[row, j]
     elif use == ADD:
-        for j in range(PANEL):
+        for j in range(np.uint64(PANEL)):
             out[place, left + j] += sums[row, j]
     elif use == GELU_TANH:  # 1 + tanh(u) is 2 / (1 + exp(-2 u))
-        for j in range(PANEL):
+        for j in range(np.uint64(PANEL)):
             x = sums[row, j]
             out[place, left + j] = x / (ONE + exponential(TANH_A * (x + TANH_B * x * x * x)))
     else:
-        for j in range(PANEL):
+        for j in range(np.uint64(PANEL)):
             x = sums[row, j]
             out[place, left + j] = HALF * x * (ONE + math.erf(x * ROOT_HALF))
 
@@ -178,7 +182,8 @@ def attend(me, count, texts, heads, width, qkv, cache, reach, out, scores, sums)
         while done < texts[ROWS, text]:
             place, row = texts[PLACE, text] + done, texts[FIRST, text] + done
             index = (place + shift) % span
-            height = min(min(texts[ROWS, text] - done, TALLEST), span - index)
+            height = min(min(texts[ROWS, text] - done, TOGETHER), span - index)
+            groups = -(-height // TALLEST)
             for i in range(height):
                 at = index + i
                 for j in range(depth):
@@ -190,31 +195,36 @@ def attend(me, count, texts, heads, width, qkv, cache, reach, out, scores, sums)
             start = lowest // PANEL * PANEL
             clear(scores, height, -(-(behind - start) // PANEL) * PANEL)
             for at in range(start, behind, PANEL):
-                add_product(
-                    height,
-                    qkv.ctypes.data + 4 * (row * qkv.shape[1] + head * depth),
-                    qkv.shape[1],
-                    cache.keys.ctypes.data + 4 * (keys + at * depth),
-                    depth,
-                    scores.ctypes.data + 4 * (at - start),
-                    scores.shape[1],
-                    cache.keys,
-                )
+                for group in range(groups):
+                    begin, end = height * group // groups, height * (group + 1) // groups
+                    add_product(
+                        end - begin,
+                        qkv.ctypes.data + 4 * ((row + begin) * qkv.shape[1] + head * depth),
+                        qkv.shape[1],
+                        cache.keys.ctypes.data + 4 * (keys + at * depth),
+                        depth,
+                        scores.ctypes.data + 4 * (begin * scores.shape[1] + at - start),
+                        scores.shape[1],
+                        cache.keys,
+                    )
             for i in range(height):
                 first = max(beginning, index + i - window + 1)
                 soften(scores, i, first - start, index + i + 1 - start, behind - start, factor)
             for panel in range(panels):
                 clear(sums, height, PANEL)
-                add_product(
-                    height,
-                    scores.ctypes.data + 4 * (lowest - start),
-                    scores.shape[1],
-                    cache.values.ctypes.data + 4 * (values + (panel * places + lowest) * PANEL),
-                    behind - lowest,
-                    sums.ctypes.data,
-                    PANEL,
-                    cache.values,
-                )
+                for at in range(lowest, behind, AT_ONCE):
+                    for group in range(groups):
+                        begin, end = height * group // groups, height * (group + 1) // groups
+                        add_product(
+                            end - begin,
+                            scores.ctypes.data + 4 * (begin * scores.shape[1] + at - start),
+                            scores.shape[1],
+                            cache.values.ctypes.data + 4 * (values + (panel * places + at) * PANEL),
+                            min(AT_ONCE, behind - at),
+                            sums.ctypes.data + 4 * begin * PANEL,
+                            PANEL,
+                            cache.values,
+                        )
                 left = panel * PANEL
                 for i in range(height):
                     for j in range(min(PANEL, depth - left)):
@@ -228,12 +238,12 @@ def soften(scores, row, first, behind, end, factor):
     top = largest_of(scores, row, first, behind) * factor
     for j in range(first):
         scores[row, j] = 0
-    for j in range(first, behind):
+    for j in range(np.uint64(first), np.uint64(behind)):
         scores[row, j] = exponential(scores[row, j] * factor - top)
     rate = ONE / total_of(scores, row, first, behind)
-    for j in range(first, behind):
+    for j in range(np.uint64(first), np.uint64(behind)):
         scores[row, j] *= rate
-    for j in range(behind, end):
+    for j in range(np.uint64(behind), np.uint64(end)):
         scores[row, j] = 0
 
 
