@@ -43,7 +43,7 @@ def seconds_of(dtype: str, width: int, slots: int) -> float:
     times = []
     for _ in range(TRIES + 1):
         started = time.perf_counter()
-        for block in range(BLOCKS):
+        for block in np.arange(BLOCKS):
             multiply(0, 1, slots, x, dense, block, out, sums, STORE)
         times.append(time.perf_counter() - started)
     return min(times[1:])

@@ -14,7 +14,8 @@ from tfgpt.native.compiling import compiled
 from tfgpt.native.team import wait
 from tfgpt.native.vectors import PANEL, add_product, number_of, power_of_two, tallest
 
-STORE, ADD, GELU_TANH, GELU = 0, 1, 2, 3  # what becomes of a product
+# What becomes of a product. Of plain numbers numba would compile every function anew that is called with another one.
+STORE, ADD, GELU_TANH, GELU = np.arange(4)
 ROWS, SLOT, PLACE, FIRST = (
     0,
     1,
@@ -28,7 +29,7 @@ KEPT = 1 << 16  # numbers of x that shall stay there beside it
 TOGETHER = 4 * TALLEST  # queries that look at the same keys and values while these are in the first-level cache
 AT_ONCE = 128  # values looked at in one go, for the same reason
 
-ONE, HALF, TWO = np.float32(1), np.float32(0.5), np.float32(2)
+NOUGHT, ONE, HALF = np.int64(0), np.float32(1), np.float32(0.5)
 EPSILON = np.float32(1e-5)  # GPT-2's
 LOWEST, HIGHEST = np.float32(-87), np.float32(88)
 LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -274,4 +275,4 @@ def forward(me, count, meeting, model, cache, room, ids, places, texts, heads, g
         wait(count, meeting)
     normalise(me, count, wanted, x, model.last, inner)
     wait(count, meeting)
-    multiply(me, count, len(wanted), inner, model.head, 0, room.logits, sums, STORE)
+    multiply(me, count, len(wanted), inner, model.head, NOUGHT, room.logits, sums, STORE)
