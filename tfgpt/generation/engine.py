@@ -68,6 +68,11 @@ class Engine:
         """Bytes of keys and values, all slots."""
         return self._cache.bytes
 
+    @property
+    def growth(self) -> int:
+        """Bytes of memory that texts may still take; the cache is there already."""
+        return 0
+
     def prefill(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """Logits [n_vocab] after the last of 1 to n_ctx ids; the slot then holds these and nothing else."""
         return self.prefill_many({slot: ids})[slot]

@@ -83,6 +83,11 @@ class Engine:
         """Bytes of keys and values, all slots."""
         return sum(part.nbytes for part in self._cache) * self.slots // (self.slots + 1)
 
+    @property
+    def growth(self) -> int:
+        """Bytes of memory that texts may still take: the system gives room in the cache as it is first written to."""
+        return self.cache_bytes
+
     def prefill(self, slot: int, ids: Sequence[int]) -> np.ndarray:
         """Logits [n_vocab] after the last of 1 to n_ctx ids; the slot then holds these and nothing else."""
         return self.prefill_many({slot: ids})[slot]

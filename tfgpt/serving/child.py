@@ -60,8 +60,9 @@ def _serve(connection: Connection, folder: str, how: dict[str, Any]) -> None:
         )
         connection.send(("failed", known))
         return
-    about = {"about": generator.about, "n_ctx": generator.engine.n_ctx, "dtype": generator.engine.dtype, "notes": notes}
-    connection.send(("ready", about | {"fingerprint": fingerprint}))
+    engine = generator.engine
+    about = {"about": generator.about, "n_ctx": engine.n_ctx, "dtype": engine.dtype, "notes": notes}
+    connection.send(("ready", about | {"fingerprint": fingerprint, "growth": engine.growth}))
     numbers: dict[int, int] = {}  # of the server, by our own
     while True:
         while connection.poll(0 if decoding.busy else None):

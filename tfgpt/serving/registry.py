@@ -21,7 +21,7 @@ from tfgpt.serving.faults import Ended, Falls
 from tfgpt.serving.settings import ModelSettings, ServerSettings
 from tfgpt.serving.worker import Worker
 
-RUNTIME = 700_000_000  # of a process, beside its model
+RUNTIME = 700_000_000  # of a process, beside its model: with TensorFlow in it, which some models' files need
 AGAIN = 60.0  # seconds until a newer checkpoint that was refused is looked at again, if it has not changed before
 GROWN = 1.6  # bytes held for a byte of float32 weights, before that has been measured
 

@@ -76,6 +76,7 @@ class Worker:
         self._process = CONTEXT.Process(target=child.main, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()
+        self._foreseen = 0
         self._closed = False
         self._why = ""
         self._since = time.monotonic()
@@ -86,12 +87,13 @@ class Worker:
 
     @property
     def memory(self) -> int:
-        """Bytes that the process holds."""
+        """Bytes that the process holds, or will hold once all of its slots are full."""
         try:
             with open(f"/proc/{self._process.pid}/status") as status:
-                return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS")), 0)
+                held = next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS")), 0)
         except OSError:
             return 0
+        return max(held, self._foreseen)
 
     @property
     def alive(self) -> bool:
@@ -196,6 +198,7 @@ class Worker:
             self._process.kill()
             self._lost()
         elif kind == "ready" and not self._ready.done():
+            self._foreseen = self.memory + rest[0]["growth"]
             self.about, self._since = rest[0], time.monotonic()
             self.fingerprint = self.about["fingerprint"]
             self._ready.set_result(None)
