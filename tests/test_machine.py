@@ -82,3 +82,25 @@ def test_wide_vectors_only_where_they_are_no_slower(flags, before, after, monkey
     monkeypatch.setattr(os, "environ", environment)
     machine.wide_vectors()
     assert environment.get("XLA_FLAGS") == after
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 6),
+        ({"cpu.max": "max 100000"}, 6),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "20000 100000"}, 1),
+        ({"cpu.max": "1600000 100000"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu.max": "nonsense"}, 6),
+    ],
+)
+def test_cores_are_those_that_a_container_may_use(files, expected, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "GROUPS", str(tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6), raising=False)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    assert machine.cores() == expected

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 ACCELERATORS = ("nvidia0", "nvidiactl", "kfd", "dxg", "accel0", "vfio/0")  # in /dev: GPUs, under Windows too, and TPUs
+
+GROUPS = "/sys/fs/cgroup"  # where Linux says what a container may have
 
 _one_heap = False
 
 
 def cores() -> int:
     """Processor cores that this process may use: fewer than the machine has inside a container or under taskset."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, _share_of_a_container() or count)
+
+
+def _share_of_a_container() -> int | None:
+    """Cores' worth of time that a container may take; more threads than that would wait for one another, and use it up."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = [word for name in names for word in Path(GROUPS, name).read_text("ascii").split()]
+            quota, period = map(int, words)  # "max" or -1 stand for no limit
+            return max(1, math.ceil(quota / period)) if quota > 0 else None
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return None
 
 
 def wide_vectors() -> None:
