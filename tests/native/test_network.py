@@ -12,10 +12,10 @@ import pytest
 
 from tests.generation.test_engine import form_of, reference_of, text, weights_of
 from tfgpt.native import engine as engines
+from tfgpt.native.arithmetic import exponential
 from tfgpt.native.cache import reach_of
 from tfgpt.native.compiling import compiled
 from tfgpt.native.engine import Engine
-from tfgpt.native.network import exponential
 from tfgpt.native.packing import KINDS, pack, rounded
 from tfgpt.native.team import Team, wait
 from tfgpt.native.vectors import tallest

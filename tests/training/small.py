@@ -59,20 +59,20 @@ def chats() -> tuple[np.ndarray, np.ndarray]:
     return found.ids, found.labels
 
 
-def place(strategy, *, xla: bool = False, precision: str = "float32"):
+def place(strategy, *, xla: bool = False, precision: str = "float32", own: bool = False):
     from tfgpt.training.distribution import Place
 
-    return Place(strategy, "CPU", "a test", xla, precision, "")
+    return Place(strategy, "CPU", "a test", xla, precision, "", own=own)
 
 
 def step_of(settings: Config, where):
     """A model and its step, as an Estimator makes them."""
     from tfgpt.model import GPT
-    from tfgpt.training.step import Step
+    from tfgpt.training.own_step import made
 
     with where.strategy.scope():
         gpt = GPT(settings, n_vocab=257)
-    return Step(settings, gpt, where)
+    return made(settings, gpt, where)
 
 
 def updates(settings: Config, where, count: int = 4, data: Any = None) -> dict[str, np.ndarray]:

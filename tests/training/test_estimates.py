@@ -32,17 +32,31 @@ def estimate(config: Config, **how) -> estimates.Memory:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not files.exists("/proc/self/status"), reason="only Linux tells a process's peak of memory")
-def test_memory_is_within_15_percent_of_real_processes():
-    configs = {name: Config(**ROOMY, **keys) for name, keys in SHAPES.items()}
+@pytest.mark.parametrize("own", [True, False], ids=["own", "xla"])
+def test_memory_is_within_15_percent_of_real_processes(own):
+    how = {"xla": "auto" if own else "on"}
+    configs = {name: Config(**{**ROOMY, **keys, **how}) for name, keys in SHAPES.items()}
+    if own:
+        few = {
+            "n_vocab": 512,
+            "n_embd": 256,
+            "n_layer": 6,
+            "n_ctx": 256,
+            "train_batch_size": 16,
+            "opt_name": "adafactor",
+        }
+        configs["another optimizer"] = Config(**{**ROOMY, **few, "recompute": "block", "accumulate": 2})
+        probe.measure(configs["many tokens"], n_vocab=512, steps=1)  # compiles, which takes memory once on a machine
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(probe.measure, c, n_vocab=c.n_vocab, steps=1, timeout=280) for c in configs.values()]
         measured = {name: job.result() for name, job in zip(configs, jobs, strict=True)}
     errors = {
-        name: estimate(configs[name], runtime=found.runtime).total / found.peak - 1 for name, found in measured.items()
+        name: estimate(configs[name], runtime=found.runtime, own=own).total / found.peak - 1
+        for name, found in measured.items()
     }
     assert all(abs(error) <= 0.15 for error in errors.values()), errors
     # The three differ by what the model takes, not by TensorFlow alone, or the figure above would prove little.
-    assert all(found.peak > 1.4 * found.runtime for found in measured.values())
+    assert all(found.peak > 1.4 * found.runtime for name, found in measured.items() if name in SHAPES)
 
 
 @pytest.mark.parametrize("opt_name", ["adam", "adafactor", "sgd", "muon"])

@@ -1,4 +1,4 @@
-"""The step on one replica: the same updates as PyTorch's, whether accumulated, recomputed or compiled by XLA."""
+"""Both steps on one replica: the same updates as PyTorch's, whether accumulated, recomputed or compiled by XLA."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ def here(**keys):
     return small.place(tf.distribute.get_strategy(), **keys)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["tensorflow", "own"])
+def own(request):
+    """Whether gradients and updates are by our own compiled code."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def plain():
-    return small.updates(small.config(n_layer=2), here())
+def plain(own):
+    return small.updates(small.config(n_layer=2), here(own=own))
 
 
 def test_updates_equal_pytorchs(plain):
@@ -71,8 +77,8 @@ def test_updates_equal_pytorchs(plain):
     [{"accumulate": 4}, {"recompute": "block"}, {"recompute": 2}],
     ids=lambda keys: "-".join(f"{key}-{value}" for key, value in keys.items()),
 )
-def test_the_way_of_computing_changes_nothing(plain, keys):
-    small.same(plain, small.updates(small.config(n_layer=2, **keys), here()))
+def test_the_way_of_computing_changes_nothing(plain, own, keys):
+    small.same(plain, small.updates(small.config(n_layer=2, **keys), here(own=own)))
 
 
 def test_xla_changes_nothing_with_dropout_and_recomputation():
@@ -82,19 +88,20 @@ def test_xla_changes_nothing_with_dropout_and_recomputation():
     small.same(plain, small.updates(small.config(recompute="block", **keys), here(xla=True)))
 
 
-def test_keras_21207_recomputed_dropout_has_the_same_gradient(plain):
+def test_keras_21207_recomputed_dropout_has_the_same_gradient(own):
     """A recomputed block draws the mask of its forward pass again, not a new one."""
+    plain = small.updates(small.config(n_layer=2), here(), count=1)
     both = [
-        small.updates(small.config(n_layer=2, recompute=how, **small.DROPOUT), here(), count=3)
+        small.updates(small.config(n_layer=2, recompute=how, **small.DROPOUT), here(own=own), count=3)
         for how in ("none", "block")
     ]
     small.same(*both)
     assert abs(both[0]["losses"][0] - plain["losses"][0]) > 1e-4, "dropout was on"
 
 
-def test_trainable_patterns_leave_the_rest_alone():
+def test_trainable_patterns_leave_the_rest_alone(own):
     config = small.config(trainable=["h.0.mlp.*", "ln_f.bias"])
-    before = snapshot.weights_of(step := small.step_of(config, here()))
+    before = snapshot.weights_of(step := small.step_of(config, here(own=own)))
     trained = {name for name in before if name.startswith("h.0.mlp.") or name == "ln_f.bias"}
     assert {name.split("/")[0] for name in step.variables()} == trained, "nothing else has optimizer state"
     step.train(*small.batches(3), None, first=0)
@@ -107,9 +114,9 @@ def test_a_pattern_without_a_weight_is_refused():
         small.step_of(small.config(trainable=["ln_f.*", "h.9.*"]), here())
 
 
-def test_evaluation_pads_no_loss_in():
+def test_evaluation_pads_no_loss_in(own):
     """The sum over an evaluation batch with missing labels is that of the training loss at the same weights."""
-    step = small.step_of(small.config(), here())
+    step = small.step_of(small.config(), here(own=own))
     ids, labels = small.batches(1)
 
     class One:
@@ -123,9 +130,9 @@ def test_evaluation_pads_no_loss_in():
     assert total / count == pytest.approx(step.train(ids, labels, None, first=0).losses[0], rel=1e-6)
 
 
-def test_traced_once_for_calls_of_any_length():
+def test_traced_once_for_calls_of_any_length(own):
     """Tracing takes as long as many steps; and how steps are divided into calls changes no bit."""
-    step, other = (small.step_of(small.config(), here()) for _ in range(2))
+    step, other = (small.step_of(small.config(), here(own=own)) for _ in range(2))
     ids, labels = small.batches(4)
     whole = step.train(ids, labels, None, first=0).losses
     parts = [
@@ -133,7 +140,7 @@ def test_traced_once_for_calls_of_any_length():
         for first, last in ((0, 1), (1, 3), (3, 4))
     ]
     assert np.concatenate(parts).tolist() == whole.tolist()
-    assert other._train.experimental_get_tracing_count() == 1
+    assert own or other._train.experimental_get_tracing_count() == 1
 
 
 def norm_of(*gradients):

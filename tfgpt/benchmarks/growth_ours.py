@@ -24,7 +24,7 @@ def main() -> None:
 
     from tfgpt.model import GPT
     from tfgpt.training import distribution
-    from tfgpt.training.step import Step
+    from tfgpt.training.own_step import made
 
     imported = time.perf_counter()
     sizes = work["sizes"]
@@ -32,7 +32,7 @@ def main() -> None:
     place = distribution.place(config)
     with place.strategy.scope():
         gpt = GPT(config)
-    step = Step(config, gpt, place)
+    step = made(config, gpt, place)
     built = time.perf_counter()
 
     rng = np.random.default_rng(0)

@@ -21,7 +21,7 @@ from tfgpt.model import GPT
 from tfgpt.model.shape import Shape
 from tfgpt.training import changes, distribution, estimates, manifest, probe
 from tfgpt.training.distribution import Place
-from tfgpt.training.step import Step
+from tfgpt.training.own_step import made
 
 if TYPE_CHECKING:
     from tfgpt.training.estimates import Memory
@@ -192,7 +192,7 @@ def _memory(case: Case, measure: bool) -> None:
     assert place is not None and shape is not None
     about: dict[str, Any] = {
         "replicas": place.replicas, "xla": place.xla, "precision": place.precision, "kind": place.kind,
-        "runtime": case.runtime,
+        "runtime": case.runtime, "own": place.own,
     }  # fmt: skip
     case.memory = found = estimates.memory(config, shape, **about)
     free = estimates.free_memory(place.kind)
@@ -271,7 +271,7 @@ def _time(case: Case) -> None:
     with progress.Progress("compile and time a step", total=4, unit=""):
         with place.strategy.scope():
             gpt = GPT(config, n_vocab=shape.n_vocab)
-        took = probe.timed(Step(config, gpt, place))
+        took = probe.timed(made(config, gpt, place))
     from tfgpt.training.peak import matrix_peak
 
     tokens = config.train_batch_size * config.n_ctx

@@ -59,7 +59,8 @@ class RunKeys(BaseModel):
     )
 
     xla: Literal["auto", "on", "off"] = Field(
-        default="auto", description="Compile the step with XLA; auto: where that was measured to be faster."
+        default="auto",
+        description="Compile the step with XLA; auto: by tfgpt's own code on one CPU, XLA elsewhere, where it is faster.",
     )
     tensorboard: bool = Field(default=True, description="Write TensorBoard's event files beside metrics.jsonl.")
     wandb: Name | None = Field(

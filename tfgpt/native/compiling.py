@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba import types
 
 from tfgpt import files
 
@@ -23,21 +24,31 @@ def compiled(*fast: str, inner: bool = True) -> Callable[[Callable[..., Any]], A
     called by compiled ones only, and takes less time to compile.
     """
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        how: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(fast)}
-        how |= {"no_cpython_wrapper": inner, "no_cfunc_wrapper": True}
-        folder = kept_in()
-        if folder is None:
-            return numba.njit(**how)(function)
-        # Numba looks whether the function's own file has changed, but not those that it calls into: hence a folder for each
-        # state of this room. It takes the folder from here while it decorates.
-        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
-        try:
-            return numba.njit(cache=True, **how)(function)
-        finally:
-            numba.config.CACHE_DIR = before
+    how: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(fast)}
+    how |= {"no_cpython_wrapper": inner, "no_cfunc_wrapper": True}
+    return lambda function: _kept(lambda cache: numba.njit(cache=cache, **how)(function))
 
-    return decorate
+
+def outer(function: Callable[..., None], count: int) -> Any:
+    """A function of `count` whole numbers compiled for itself, with an address by which compiled code calls it.
+
+    Whatever a function calls is otherwise compiled into it, and once more into those that call it.
+    """
+    signature = types.void(*[types.intp] * count)
+    return _kept(lambda cache: numba.cfunc(signature, cache=cache, error_model="numpy")(function))
+
+
+def _kept(make: Callable[[bool], Any]) -> Any:
+    # Numba looks whether the function's own file has changed, but not those that it calls into: hence a folder for each
+    # state of this room. It takes the folder from here while it decorates.
+    folder = kept_in()
+    if folder is None:
+        return make(False)
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+    try:
+        return make(True)
+    finally:
+        numba.config.CACHE_DIR = before
 
 
 @cache

@@ -10,9 +10,21 @@ import math
 
 import numpy as np
 
+from tfgpt.native.arithmetic import (
+    EPSILON,
+    HALF,
+    ONE,
+    ROOT_HALF,
+    TANH_A,
+    TANH_B,
+    exponential,
+    largest_of,
+    squares_of,
+    total_of,
+)
 from tfgpt.native.compiling import compiled
 from tfgpt.native.team import wait
-from tfgpt.native.vectors import PANEL, add_product, number_of, power_of_two, tallest
+from tfgpt.native.vectors import PANEL, add_product, number_of, tallest
 
 # What becomes of a product. Of plain numbers numba would compile every function anew that is called with another one.
 STORE, ADD, GELU_TANH, GELU = np.arange(4)
@@ -29,54 +41,7 @@ KEPT = 1 << 16  # numbers of x that shall stay there beside it
 TOGETHER = 4 * TALLEST  # queries that look at the same keys and values while these are in the first-level cache
 AT_ONCE = 128  # values looked at in one go, for the same reason
 
-NOUGHT, ONE, HALF = np.int64(0), np.float32(1), np.float32(0.5)
-EPSILON = np.float32(1e-5)  # GPT-2's
-LOWEST, HIGHEST = np.float32(-87), np.float32(88)
-LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)
-ROUNDER = np.float32(1.5 * 2**23)
-TANH_A, TANH_B, ROOT_HALF = np.float32(-2 * math.sqrt(2 / math.pi)), np.float32(0.044715), np.float32(math.sqrt(0.5))
-# exp between -ln(2)/2 and +ln(2)/2 (Cephes)
-C0, C1, C2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
-C3, C4, C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-
-
-@compiled()
-def exponential(x):
-    """exp(x) to a unit in the last place or two; arithmetic only, so that loops over it become vectors."""
-    x = min(max(x, LOWEST), HIGHEST)
-    shifted = x * LOG2_E + ROUNDER
-    n = shifted - ROUNDER
-    r = x - n * LN2_HIGH - n * LN2_LOW
-    series = ((((C0 * r + C1) * r + C2) * r + C3) * r + C4) * r + C5
-    return (series * r * r + r + ONE) * power_of_two(shifted)
-
-
-@compiled("reassoc", "nsz")
-def total_of(x, row, first, behind):
-    """The sum of a part of a row."""
-    # Without a sign: a number below zero would count from the end, and a loop that has to ask does not become vectors.
-    total = np.float32(0)
-    for j in range(np.uint64(first), np.uint64(behind)):
-        total += x[row, j]
-    return total
-
-
-@compiled("reassoc", "nsz")
-def squares_of(x, row, mean, width):
-    """The sum of squared differences to the mean."""
-    total = np.float32(0)
-    for j in range(width):
-        total += (x[row, j] - mean) * (x[row, j] - mean)
-    return total
-
-
-@compiled("reassoc", "nnan", "nsz")
-def largest_of(x, row, first, behind):
-    """The largest number of a part of a row."""
-    top = x[row, first]
-    for j in range(np.uint64(first), np.uint64(behind)):
-        top = max(top, x[row, j])
-    return top
+NOUGHT = np.int64(0)
 
 
 @compiled()

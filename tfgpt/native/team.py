@@ -103,3 +103,9 @@ else:
     @compiled()
     def _offer():
         return 0
+
+
+@compiled()
+def take(counters, phase):
+    """The next unit of work that nobody has taken yet in this phase; counters [phases, 8] begin at zero."""
+    return _add_one(counters.ctypes.data + 64 * phase)

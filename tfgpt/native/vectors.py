@@ -1,4 +1,4 @@
-"""The inner loop, written for LLVM: a few rows of numbers times a panel of a matrix, 32 columns that lie together.
+"""The inner loop, written for LLVM: a few rows of numbers times a panel of a matrix, columns that lie together.
 
 A sum goes along its rows in order, one fused step after the other, however many rows are worked beside it. So what one token
 gives does not depend, to the last bit, on how many others are computed at the same time.
@@ -6,7 +6,7 @@ gives does not depend, to the last bit, on how many others are computed at the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -33,6 +33,16 @@ def tallest() -> int:
     return 12 if wide() else 6
 
 
+def heights() -> list[int]:
+    """Numbers of rows that training works at a time, from the largest on; any number is a sum of some of them."""
+    return [12, 8, 4, 2, 1] if wide() else [6, 4, 2, 1]
+
+
+def tile() -> int:
+    """Columns of a panel that is worked from its first row to its last with all sums of `tallest()` rows in registers."""
+    return 2 * HALF if wide() else HALF
+
+
 @intrinsic
 def add_product(typing, rows, x, x_step, w, n, out, out_step, like):
     """Add to `rows` of `out` [rows, 32] the product of as many rows of x [rows, n] and a panel w [n, 32].
@@ -41,48 +51,64 @@ def add_product(typing, rows, x, x_step, w, n, out, out_step, like):
     made of: float32, int8, or uint16 for bfloat16. `rows` is 1 to tallest().
     """
 
+    kind = like.dtype
+    every = range(1, tallest() + 1)
+    return types.void(*[types.intp] * 7, like), _call(f"tfgpt_add_product_{kind}", kind, PANEL, every, turned=False)
+
+
+@intrinsic
+def put_tile(typing, rows, x, x_step, w, n, out, out_step, add):
+    """`add_product` with a float32 panel of `tile()` columns, for as many rows as `heights()` has; without `add` it is put there."""
+    return types.void(*[types.intp] * 8), _call("tfgpt_put_tile", types.float32, tile(), heights(), turned=False)
+
+
+@intrinsic
+def put_turned_tile(typing, rows, x, x_step, w, n, out, out_step, add):
+    """`put_tile` of an x that is turned over, [n, rows]: what is multiplied with a row of w lies together."""
+    return types.void(*[types.intp] * 8), _call("tfgpt_put_turned_tile", types.float32, tile(), heights(), turned=True)
+
+
+def _call(name: str, kind: Any, panel: int, cases: Iterable[int], *, turned: bool) -> Callable[..., Any]:
     def generate(context, builder, signature, arguments):
-        kind = like.dtype
-        name = f"tfgpt_add_product_{kind}"
-        function = builder.module.globals.get(name) or _function(builder.module, name, kind)
-        builder.call(function, arguments[:7])
+        function = builder.module.globals.get(name) or _function(builder.module, name, kind, panel, cases, turned)
+        add = arguments[7:] if len(signature.args) == 8 and signature.args[7] == types.intp else [_word(1)]
+        builder.call(function, [*arguments[:7], *add])
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 7, like), generate
+    return generate
 
 
-def _function(module: Any, name: str, kind: Any) -> Any:
+def _function(module: Any, name: str, kind: Any, panel: int, cases: Iterable[int], turned: bool) -> Any:
     """A function of its own, once in a module: put into each place that calls it, it takes most of the compiler's time."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [WORD] * 7), name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [WORD] * 8), name)
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
-    _Tiles(ir.IRBuilder(function.append_basic_block()), kind, *function.args).write()
+    _Tiles(ir.IRBuilder(function.append_basic_block()), kind, panel, turned, *function.args).write(cases)
     return function
 
 
 class _Tiles:
     """Writes one loop for each number of rows, and chooses among them."""
 
-    def __init__(
-        self, builder: Any, kind: Any, rows: Any, x: Any, x_step: Any, w: Any, n: Any, out: Any, out_step: Any
-    ):
-        self.builder, self.kind, self.rows = builder, kind, rows
-        self.x, self.x_step, self.w, self.n, self.out, self.out_step = x, x_step, w, n, out, out_step
+    def __init__(self, builder: Any, kind: Any, panel: int, turned: bool, *given: Any) -> None:
+        self.builder, self.kind, self.panel, self.turned = builder, kind, panel, turned
+        self.rows, self.x, self.x_step, self.w, self.n, self.out, self.out_step, self.add = given
         self.bytes = kind.bitwidth // 8
         self.fused = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fmuladd.v{HALF}f32"
         )
 
-    def write(self) -> None:
+    def write(self, cases: Iterable[int]) -> None:
         """The function's body."""
         behind = self.builder.append_basic_block("multiplied")
         chosen = self.builder.switch(self.rows, behind)
-        for rows in range(1, tallest() + 1):
+        for rows in cases:
             block = self.builder.append_basic_block(f"rows_{rows}")
             chosen.add_case(ir.Constant(WORD, rows), block)
             self.builder.position_at_end(block)
-            halves = 2 if wide() or rows <= 3 else 1
-            for first in range(0, 2, halves):
+            count = self.panel // HALF
+            halves = count if wide() or rows <= 3 else 1
+            for first in range(0, count, halves):
                 self._loop(rows, range(first, first + halves))
             self.builder.branch(behind)
         self.builder.position_at_end(behind)
@@ -91,32 +117,61 @@ class _Tiles:
     def _loop(self, rows: int, halves: range) -> None:
         builder = self.builder
         places = [(row, half) for row in range(rows) for half in halves]
-        starts = [builder.load(self._sum_at(*place), align=4) for place in places]
-        lines = [builder.mul(self.x_step, _word(row)) for row in range(rows)]
+        for place in places:
+            self._fetch(self._sum_at(*place))
+        starts = [ir.Constant(FLOATS, [0.0] * HALF) for _ in places]
+        apart = self._own(builder.mul(self.x_step, _word(4)))  # bytes from row to row of x
+        count = 1 if self.turned else rows
+        lines = [self._own(builder.add(self.x, builder.mul(apart, _word(row)))) for row in range(count)]
         before, loop, behind = builder.block, builder.append_basic_block("along"), builder.append_basic_block("done")
         builder.branch(loop)
         builder.position_at_end(loop)
-        i = builder.phi(WORD)
-        i.add_incoming(_word(0), before)
+        i, along = builder.phi(WORD), builder.phi(WORD)
         sums = [builder.phi(FLOATS) for _ in places]
         weights = {half: self._weights(i, half) for half in halves}
-        values = [self._spread(self._at(self.x, builder.add(line, i), 4, ir.FloatType())) for line in lines]
+        values = [
+            self._spread(builder.add(builder.add(lines[0], along), _word(4 * row)))
+            if self.turned
+            else self._spread(builder.add(lines[row], along))
+            for row in range(rows)
+        ]
         news = [
             builder.call(self.fused, [values[row], weights[half], total])
             for (row, half), total in zip(places, sums, strict=True)
         ]
         following = builder.add(i, _word(1))
-        i.add_incoming(following, loop)
+        for counter, more in ((i, following), (along, builder.add(along, apart if self.turned else _word(4)))):
+            counter.add_incoming(_word(0), before)
+            counter.add_incoming(more, loop)
         for total, start, new in zip(sums, starts, news, strict=True):
             total.add_incoming(start, before)
             total.add_incoming(new, loop)
         builder.cbranch(builder.icmp_signed("<", following, self.n), loop, behind)
         builder.position_at_end(behind)
-        for place, new in zip(places, news, strict=True):
-            builder.store(new, self._sum_at(*place), align=4)
+        adds = builder.icmp_signed("!=", self.add, _word(0))
+        with builder.if_else(adds) as (then, otherwise):
+            with then:
+                for place, new in zip(places, news, strict=True):
+                    whole = builder.fadd(new, builder.load(self._sum_at(*place), align=4))
+                    builder.store(whole, self._sum_at(*place), align=4)
+            with otherwise:
+                for place, new in zip(places, news, strict=True):
+                    builder.store(new, self._sum_at(*place), align=4)
+
+    def _fetch(self, address: Any) -> None:
+        """Bring it near: by the time that it is added to, it is there."""
+        number, place = ir.IntType(32), ir.PointerType(ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [place, number, number, number])
+        fetch = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0i8")
+        given = [ir.Constant(number, value) for value in (1, 3, 1)]  # to write to, keep, data
+        self.builder.call(fetch, [self.builder.bitcast(address, place), *given])
+
+    def _own(self, value: Any) -> Any:
+        """The same number, of which the compiler forgets how it came about: it would work out some anew in every step."""
+        return self.builder.asm(ir.FunctionType(WORD, [WORD]), "", "=r,0", [value], side_effect=False)
 
     def _weights(self, i: Any, half: int) -> Any:
-        index = self.builder.add(self.builder.mul(i, _word(PANEL)), _word(half * HALF))
+        index = self.builder.add(self.builder.mul(i, _word(self.panel)), _word(half * HALF))
         found = self.builder.load(
             self._at(self.w, index, self.bytes, ir.VectorType(STORED[self.kind], HALF)), align=self.bytes
         )
@@ -129,7 +184,8 @@ class _Tiles:
 
     def _spread(self, address: Any) -> Any:
         nothing, number = ir.Constant(FLOATS, ir.Undefined), ir.IntType(32)
-        one = self.builder.insert_element(nothing, self.builder.load(address), ir.Constant(number, 0))
+        value = self.builder.load(self.builder.inttoptr(address, ir.PointerType(ir.FloatType())))
+        one = self.builder.insert_element(nothing, value, ir.Constant(number, 0))
         return self.builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(number, HALF), [0] * HALF))
 
     def _sum_at(self, row: int, half: int) -> Any:
@@ -147,6 +203,67 @@ def _word(value: int) -> Any:
 
 def _cast(kind: Any, given: Any, build: Callable[[Any, Any], Any]) -> Any:
     return kind(given), lambda context, builder, signature, arguments: build(builder, arguments[0])
+
+
+@intrinsic
+def copy_tile(typing, source, target):
+    """Copy `tile()` numbers."""
+    return types.void(types.intp, types.intp), _copy(tile())
+
+
+@intrinsic
+def copy_tallest(typing, source, target):
+    """Copy `tallest()` numbers, and a few more that stand behind them."""
+    return types.void(types.intp, types.intp), _copy(16 if wide() else 8)
+
+
+def _copy(count: int) -> Callable[..., Any]:
+    def generate(context, builder, signature, arguments):
+        kind = ir.PointerType(ir.VectorType(ir.FloatType(), count))
+        source, target = (builder.inttoptr(place, kind) for place in arguments)
+        builder.store(builder.load(source, align=4), target, align=4)
+        return context.get_dummy_value()
+
+    return generate
+
+
+@intrinsic
+def turn(typing, x, x_step, out, out_step):
+    """Write 8 rows of 8 numbers at x to `out` as 8 columns."""
+
+    def generate(context, builder, signature, arguments):
+        x, x_step, out, out_step = arguments
+        kind = ir.VectorType(ir.FloatType(), 8)
+
+        def place(base, step, i):
+            index = builder.mul(builder.mul(step, _word(i)), _word(4))
+            return builder.inttoptr(builder.add(base, index), ir.PointerType(kind))
+
+        def shuffled(a, b, order):
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), 8), order))
+
+        rows = [builder.load(place(x, x_step, i), align=4) for i in range(8)]
+        # Pairs of rows, then of pairs, then of fours: after each, what belongs together lies together twice as far.
+        low, high = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
+        pairs = [shuffled(rows[i], rows[i + 1], order) for i in range(0, 8, 2) for order in (low, high)]
+        low, high = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
+        fours = [shuffled(pairs[i + j], pairs[i + j + 2], o) for i in (0, 4) for j in (0, 1) for o in (low, high)]
+        for i in range(4):
+            for first, order in ((0, [0, 1, 2, 3, 8, 9, 10, 11]), (4, [4, 5, 6, 7, 12, 13, 14, 15])):
+                builder.store(shuffled(fours[i], fours[i + 4], order), place(out, out_step, first + i), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), generate
+
+
+@intrinsic
+def number_at(typing, address):
+    """A pointer to float32, of which `numba.carray` makes an array."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], ir.PointerType(ir.FloatType()))
+
+    return types.CPointer(types.float32)(types.intp), generate
 
 
 @intrinsic

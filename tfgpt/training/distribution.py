@@ -34,6 +34,7 @@ class Place:
     reason: str  # why this precision and compiler
     process: int = 0  # which of the processes this one is; the first one writes
     processes: int = 1
+    own: bool = False  # loss and gradients by `tfgpt.native`, not by TensorFlow
 
     @property
     def replicas(self) -> int:
@@ -75,8 +76,8 @@ def place(config: Config, *, tpu: str | None = None, workers: Sequence[str] = ()
         if not gpus and len(devices) > 1:
             device += f" as {len(devices)} replicas"
     precision, why = choose_precision(config, kind)
-    xla, because = choose_xla(config, kind, precision)
-    return Place(strategy, kind, device, xla, precision, f"{why}; {because}", process, processes)
+    xla, own, because = choose_compiler(config, kind, precision, replicas=strategy.num_replicas_in_sync)
+    return Place(strategy, kind, device, xla, precision, f"{why}; {because}", process, processes, own)
 
 
 def _one_after_the_other(config: Config) -> None:
@@ -89,8 +90,9 @@ def _one_after_the_other(config: Config) -> None:
         return
     cpus = tf.config.list_physical_devices("CPU")
     if sum(len(tf.config.get_logical_device_configuration(cpu) or [cpu]) for cpu in cpus) == 1:
+        own = choose_compiler(config, "CPU", choose_precision(config, "CPU")[0], replicas=1)[1]
         large = estimates.is_large(config)
-        one_heap(for_all=large)
+        one_heap(for_all=large and not own)  # our own code has all of its arrays from the start
         os.environ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] = str(int(large))
         with suppress(RuntimeError):  # TensorFlow has begun, and is as it is
             tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -112,15 +114,25 @@ def choose_precision(config: Config, kind: str) -> tuple[str, str]:
     return "float32", "float32: exact, and on a CPU about as fast as anything"
 
 
-def choose_xla(config: Config, kind: str, precision: str) -> tuple[bool, str]:
-    """Whether the step is compiled by XLA, and why."""
+def choose_compiler(config: Config, kind: str, precision: str, *, replicas: int) -> tuple[bool, bool, str]:
+    """Whether XLA compiles what TensorFlow does, whether gradients come from our own compiled code, and why."""
     if config.xla != "auto":
-        return config.xla == "on", f"XLA {config.xla}, as the configuration says"
+        return config.xla == "on", False, f"XLA {config.xla}, as the configuration says"
+    # Imported here, as it knows of places, which are made here.
+    from tfgpt.training.own_step import reason_against
+
+    against = reason_against(config, kind, precision, replicas=replicas)
+    if against is None:
+        return True, True, "compiled for this processor, not by XLA: faster"
     if kind == "TPU":
-        return False, "the TPU compiles everything itself"
+        return False, False, "the TPU compiles everything itself"
     if kind == "CPU" and precision != "float32":
-        return False, f"XLA off: its CPU products in {precision} are slower than oneDNN's"
-    return True, "XLA on: fewer passes over memory"
+        return False, False, f"XLA off: its CPU products in {precision} are slower than oneDNN's"
+    return (
+        True,
+        False,
+        "XLA on: fewer passes over memory" + (f" (no code of our own: {against})" if kind == "CPU" else ""),
+    )
 
 
 def check_batches(config: Config, place: Place) -> None:

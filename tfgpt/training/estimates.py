@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MB = 1 << 20
 RUNTIME = 620 * MB  # TensorFlow and Keras imported, where the process cannot be asked
 COMPILED = 120 * MB  # what TensorFlow and XLA add with their first compiled step, whatever its size
+OWN_CODE = 110 * MB  # what numba, our own compiled code and TensorFlow's graph around it add
 COMPILED_BLOCK = 15 * MB  # and for each block; alike ones are compiled once, but each is called, with its own tensors
 COMPILED_SPAN = 15 * MB  # and for each span of queries (attention.QUERIES), which is compiled by itself
 KEPT = 10  # arrays of [tokens, n_embd] that a block leaves to its backward pass (tfgpt.model.block)
@@ -79,19 +80,24 @@ def memory(
     kind: str = "CPU",
     runtime: int | None = None,
     processes: int = 1,
+    own: bool = False,
 ) -> Memory:
     """The height of memory on each of `replicas` devices; on a CPU, whose replicas share one memory, of all in one process.
 
     It counts what pool or heap hold, as they give nothing back to the system. Updates are made in place.
-    `runtime` is what the process holds before the model exists, in bytes, where it was measured.
+    `runtime` is what the process holds before the model exists, in bytes, where it was measured. `own`: gradients come from
+    `tfgpt.native`.
 
     >>> from tfgpt import config
     >>> small = config.load("quickstart", check_files=False)
     >>> memory(small, Shape.of(small, 4096), replicas=1, xla=True, precision="float32").weights
     5308416
     """
-    # Imported here, as it brings the whole of TensorFlow in.
+    # Imported here, as they bring the whole of TensorFlow, and numba, in.
     from tfgpt.training.step import trained_names
+
+    if own:
+        from tfgpt.native.gradients import bytes_of
 
     names = trained_names(config, list(shape.weights))
     optimizer = optimizers.build(config)
@@ -102,10 +108,18 @@ def memory(
     windows = max(1, config.train_batch_size // (replicas * config.accumulate))
     sums = 4 * trained if config.accumulate > 1 else 0
     holes = HEAP_HOLES if kind == "CPU" and replicas == 1 and is_large(config) else POOL_HOLES
-    activations = _activations(config, shape, names, windows=windows, width=width, holes=holes)
+    if own:
+        sums, activations = 0, bytes_of(config, shape, windows, names)
+    else:
+        activations = _activations(config, shape, names, windows=windows, width=width, holes=holes)
     stretch = 2 * 2 * 4 * config.train_batch_size * config.n_ctx * min(config.iterations, 8)
     copies = replicas // processes if kind == "CPU" else 1
-    if kind == "CPU":
+    if own:
+        base = (runtime or RUNTIME) + OWN_CODE
+        if config.opt_name != "adam":  # XLA compiles it, and has new values beside the old ones
+            largest = max((math.prod(shape.weights[name]) for name in names), default=0)
+            base, activations = base + COMPILED, activations + 3 * 4 * largest
+    elif kind == "CPU":
         spans = math.ceil(shape.n_ctx / QUERIES) if "global" in shape.attention else 1
         base = (runtime or RUNTIME) + COMPILED + COMPILED_BLOCK * shape.n_layer + COMPILED_SPAN * (spans - 1)
     else:
@@ -186,6 +200,7 @@ def remedy(
     kind: str,
     runtime: int | None = None,
     processes: int = 1,
+    own: bool = False,
 ) -> Remedy | None:
     """The first change that fits into `free` bytes: what changes no result comes first, then what costs a little time, then
     what makes another run of it. None if nothing of that kind helps: the model itself is too large."""
@@ -212,6 +227,7 @@ def remedy(
             kind=kind,
             runtime=runtime,
             processes=processes,
+            own=own,
         ).total
         if found <= free:
             return Remedy(tuple(f"{key}={value}" for key, value in changed.items()), found, other)
@@ -333,6 +349,7 @@ def summary(
         precision=place.precision,
         kind=place.kind,
         runtime=runtime,
+        own=place.own,
     )
     free = free_memory(place.kind)
     room = "" if free is None else f" of {size_words(free)} free" + ("" if found.total <= free else "  (too much)")

@@ -62,7 +62,7 @@ class Loop:
         config, state = self.config, self.state
         rows = self.step.place.rows(config.train_batch_size)
         if state.step < until:
-            self.say("compiling: once, and longer for larger models ...")
+            self.say(self.step.compiling)
         with Feed(self.inputs.train, rows) as feed, Progress("train", total=until, unit="", initial=state.step) as bar:
             self.bar = bar
             while state.step < until:

@@ -231,6 +231,6 @@ def _on_their_way(config: Config, shape: Shape, hardware: Hardware, devices: int
 
 def _about(config: Config, hardware: Hardware, devices: int) -> dict[str, object]:
     kind = precision(config, hardware)
-    xla, _ = distribution.choose_xla(config, hardware.kind, kind)
+    xla, own, _ = distribution.choose_compiler(config, hardware.kind, kind, replicas=devices)
     # CPUs of several machines do not share a memory.
-    return {"replicas": devices, "processes": devices, "kind": hardware.kind, "precision": kind, "xla": xla}
+    return {"replicas": devices, "processes": devices, "kind": hardware.kind, "precision": kind, "xla": xla, "own": own}

@@ -34,7 +34,8 @@ def restore(step: Step, weights: Mapping[str, np.ndarray], optimizer: Mapping[st
     for variables, arrays in pairs:
         for name, variable in variables.items():
             for local in step.place.strategy.experimental_local_results(variable._value):
-                local.assign(arrays[name])
+                # A copy: TensorFlow may take an array as it is, and training changes variables in place.
+                local.assign(np.array(arrays[name]))
 
 
 def initialize(step: Step) -> None:

@@ -49,6 +49,8 @@ class Step:
     array([9.01], dtype=float32)
     """
 
+    compiling = "compiling: once, and longer for larger models ..."  # what a person is told before the first step
+
     def __init__(self, config: Config, gpt: GPT, place: Place) -> None:
         self.config, self.gpt, self.place = config, gpt, place
         self.optimizer = optimizers.build(config)
@@ -138,8 +140,8 @@ class Step:
 
         def change():
             for group, update in self._updates:
-                places = [_handle(self.gpt.table[name]) for name in group]
-                slots = [{slot: _handle(variable) for slot, variable in self.slots[name].items()} for name in group]
+                places = [handle_of(self.gpt.table[name]) for name in group]
+                slots = [{slot: handle_of(variable) for slot, variable in self.slots[name].items()} for name in group]
                 update(places, [by_name[name] for name in group], slots, factor, rate, step)
             return tf.constant(True)
 
@@ -269,7 +271,7 @@ def _add_rows(table, ids, rows):
     return tf.raw_ops.InplaceAdd(x=table, i=ids, v=rows)
 
 
-def _handle(variable: keras.Variable):
+def handle_of(variable: keras.Variable):
     """This replica's own variable, as raw operations know it: strategies refuse theirs inside of compiled functions."""
     return variable._value.handle
 
