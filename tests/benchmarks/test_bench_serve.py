@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -90,7 +91,9 @@ def test_an_open_loop_does_not_wait_for_answers(tmp_path):
     found, _ = loaded(slow, tmp_path, rate=40.0)
     records = found["records"]
     assert 10 <= len(records) <= 45  # 0.6 s at 40 a second, at random times
-    assert sum(r["begun"] < records[0]["ended"] for r in records) > 5
+    # On a machine that stands still for a moment, none may be answered before all are cut off.
+    answered = min((r["ended"] for r in records if r["ended"] is not None), default=math.inf)
+    assert sum(r["begun"] < answered for r in records) > 5
     again, _ = loaded(slow, tmp_path, rate=40.0)
     assert abs(len(again["records"]) - len(records)) <= 1  # the times are drawn, and by a seed
     assert "fairness" not in serve_figures.figures(found, clients=None, seconds=0.5)
