@@ -24,7 +24,7 @@ from tfgpt.training.distribution import Place
 from tfgpt.training.evaluation import Evaluation
 from tfgpt.training.loop import Loop
 from tfgpt.training.metrics import Metrics
-from tfgpt.training.own_step import made
+from tfgpt.training.own_step import step_for
 from tfgpt.training.peak import matrix_peak
 from tfgpt.training.run_state import RunState
 
@@ -66,7 +66,7 @@ class Estimator:
             distribution.agree(self.place, 0.0)
         with self.place.strategy.scope():
             self.gpt = GPT(self.config, n_vocab=self.inputs.n_vocab)
-        self.step = made(self.config, self.gpt, self.place)
+        self.step = step_for(self.config, self.gpt, self.place)
 
     def train(self, steps: int | None = None) -> None:
         """Train `steps` more steps (to `max_steps` without), from the last checkpoint on; never beyond `max_steps`."""

@@ -35,7 +35,7 @@ def main() -> None:
 
     from tfgpt.model import GPT, attention
     from tfgpt.training import distribution
-    from tfgpt.training.own_step import made
+    from tfgpt.training.own_step import step_for
 
     if dense:
         attention.forward, attention.backward = whole_matrix, whole_gradient
@@ -44,7 +44,7 @@ def main() -> None:
         started = peak_bytes()
         config = configured(**(keys | {"n_ctx": length, "train_batch_size": 1}))
         place = distribution.place(config)
-        step = made(config, GPT(config), place)
+        step = step_for(config, GPT(config), place)
         ids = np.random.default_rng(0).integers(0, config.n_vocab, (1, 1, length)).astype("int32")
         for first in range(2):
             assert np.all(step.train(ids, ids, None, first=first).applied)

@@ -68,11 +68,11 @@ def place(strategy, *, xla: bool = False, precision: str = "float32", own: bool 
 def step_of(settings: Config, where):
     """A model and its step, as an Estimator makes them."""
     from tfgpt.model import GPT
-    from tfgpt.training.own_step import made
+    from tfgpt.training.own_step import step_for
 
     with where.strategy.scope():
         gpt = GPT(settings, n_vocab=257)
-    return made(settings, gpt, where)
+    return step_for(settings, gpt, where)
 
 
 def updates(settings: Config, where, count: int = 4, data: Any = None) -> dict[str, np.ndarray]:

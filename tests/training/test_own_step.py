@@ -32,6 +32,17 @@ def test_every_optimizer_makes_the_updates_of_tensorflows_step(keys):
     small.same(small.updates(config, here()), small.updates(config, here(own=True)))
 
 
+def test_another_optimizer_is_traced_once_for_all_blocks_and_steps():
+    """Called by themselves, its programs would be traced and compiled for the variables of each block anew."""
+    step = small.step_of(small.config(n_layer=4, opt_name="muon"), here(own=True))
+    for first in (0, 2):
+        step.train(*small.batches(2), None, first=first)
+    assert step._change_all.experimental_get_tracing_count() == 1
+    programs = {id(update): update for _, update in step._updates}.values()
+    assert len(programs) < len(step._updates)
+    assert all(update.experimental_get_tracing_count() == 1 for update in programs)
+
+
 def test_documents_and_clip_off():
     config = small.config(document_mask=True, clip=0.0)
     ids, labels = small.batches(2)
@@ -119,7 +130,5 @@ def test_a_place_on_one_cpu_has_our_own_step(monkeypatch):
     config = small.config(xla="auto")
     step = small.step_of(config, distribution.place(config))
     assert isinstance(step, OwnStep)
-    from tfgpt.training import own_step
-
-    monkeypatch.setattr(own_step.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(distribution.importlib.util, "find_spec", lambda name: None)
     assert not distribution.place(config).own, "without numba TensorFlow does it"

@@ -24,7 +24,7 @@ def main() -> None:
 
     from tfgpt.model import GPT
     from tfgpt.training import distribution
-    from tfgpt.training.own_step import made
+    from tfgpt.training.own_step import step_for
 
     imported = time.perf_counter()
     sizes = work["sizes"]
@@ -32,7 +32,7 @@ def main() -> None:
     place = distribution.place(config)
     with place.strategy.scope():
         gpt = GPT(config)
-    step = made(config, gpt, place)
+    step = step_for(config, gpt, place)
     built = time.perf_counter()
 
     rng = np.random.default_rng(0)

@@ -21,13 +21,13 @@ def main() -> None:
 
     from tfgpt.model import GPT
     from tfgpt.training import distribution
-    from tfgpt.training.own_step import made
+    from tfgpt.training.own_step import step_for
 
     place = distribution.place(config)
     with place.strategy.scope():
         gpt = GPT(config)
     _write_weights(gpt, Path(work.weights))
-    step = made(config, gpt, place)
+    step = step_for(config, gpt, place)
 
     def call(ids: np.ndarray, labels: np.ndarray, first: int) -> list[float]:
         return step.train(ids, labels, None, first=first).losses.tolist()

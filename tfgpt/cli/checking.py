@@ -21,7 +21,7 @@ from tfgpt.model import GPT
 from tfgpt.model.shape import Shape
 from tfgpt.training import changes, distribution, estimates, manifest, probe
 from tfgpt.training.distribution import Place
-from tfgpt.training.own_step import made
+from tfgpt.training.own_step import step_for
 
 if TYPE_CHECKING:
     from tfgpt.training.estimates import Memory
@@ -271,7 +271,7 @@ def _time(case: Case) -> None:
     with progress.Progress("compile and time a step", total=4, unit=""):
         with place.strategy.scope():
             gpt = GPT(config, n_vocab=shape.n_vocab)
-        took = probe.timed(made(config, gpt, place))
+        took = probe.timed(step_for(config, gpt, place))
     from tfgpt.training.peak import matrix_peak
 
     tokens = config.train_batch_size * config.n_ctx

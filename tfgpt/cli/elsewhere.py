@@ -88,7 +88,8 @@ def _memory(case: Case, found: Hardware, devices: int) -> None:
     windows = max(1, config.train_batch_size // (devices * config.accumulate))
     logits = estimates.logits_bytes(shape, windows * config.n_ctx)
     parts = ", ".join(f"{name} {size_words(size)}" for name, size in taken.parts().items() if size >= 1e6)
-    parts += f"; {size_words(logits)} of the activations for logits and what becomes of them"
+    if not scale.by_own_code(config, found, devices=devices):  # whose logits lie where gradients will be
+        parts += f"; {size_words(logits)} of the activations for logits and what becomes of them"
     lines = [f"about {size_words(taken.total)} of {size_words(int(found.usable))} on each device"]
     lines += textwrap.wrap(parts, 92)
     most = scale.most_windows(config, shape, found, devices=devices)
@@ -121,7 +122,9 @@ def _step(case: Case, found: Hardware, step: Forecast, efficiency: float | None)
         part("products", step.products, f"{_units(work)}FLOP on each device"),
         part("update", step.update, f"{size_words(scale.update_bytes(config, shape))} through its memory"),
     ]
-    assumed = [f"products reach {efficiency or scale.EFFICIENCY[found.kind]:.0%} of the peak"]
+    assumed = [
+        f"products reach {efficiency or scale.assumed_efficiency(config, found, devices=step.devices):.0%} of the peak"
+    ]
     if step.devices > 1:
         ways = [f"{name} {_seconds(way)}" for name, way in (("links", step.inside), ("network", step.across)) if way]
         size = size_words(scale.gradient_bytes(config, shape))

@@ -9,7 +9,7 @@ import numpy as np
 from tfgpt.native.compiling import compiled
 from tfgpt.native.vectors import power_of_two
 
-ONE, HALF = np.float32(1), np.float32(0.5)
+NOUGHT, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 EPSILON = np.float32(1e-5)  # GPT-2's
 LOWEST, HIGHEST = np.float32(-87), np.float32(88)
 LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)

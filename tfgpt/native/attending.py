@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfgpt.native.arithmetic import ONE, exponential, largest_of, product_of, total_of
+from tfgpt.native.arithmetic import NOUGHT, ONE, exponential, largest_of, product_of, total_of
 from tfgpt.native.compiling import compiled
-from tfgpt.native.dropout import mask_of, stays
+from tfgpt.native.dropout import ATTENTION, key_of, mask_of, stays
 from tfgpt.native.products import ADD, PUT, multiply, multiply_by_turned, multiply_turned
-from tfgpt.native.rows import NOUGHT, at, clear_part
+from tfgpt.native.rows import at, clear_part
 
 LOOK = 64  # queries whose scores exist at one time
 
@@ -23,7 +23,7 @@ def lowest(place, first, reach):
 @compiled()
 def look(text, head, length, depth, heads, qkv, begins, reach, merged, divisor, scores, room, drops, i):
     """Attention of one head of a text."""
-    dropped, limit, block_key = drops.rates[1], drops.limits[1], (drops.keys[3 * i + 1, 0], drops.keys[3 * i + 1, 1])
+    dropped, limit, own_key = drops.rates[1], drops.limits[1], key_of(drops, i, ATTENTION)
     width, top_row, step = heads * depth, text * length, qkv.shape[1]
     factor = ONE / np.sqrt(np.float32(depth))
     for start in range(0, length, LOOK):
@@ -48,7 +48,7 @@ def look(text, head, length, depth, heads, qkv, begins, reach, merged, divisor, 
                 scores[row, j] = 0
             divisor[top_row + start + row, head] = top + np.log(total)
             if dropped > 0:
-                (a, b), index = mask_of(text, head, heads, start + row, length, reach, block_key)
+                (a, b), index = mask_of(text, head, heads, start + row, length, reach, own_key)
                 share, index = ONE / (ONE - dropped), np.uint32(index + first)
                 for j in range(np.uint64(seen), np.uint64(behind)):
                     scores[row, j] *= share if stays(index + np.uint32(j), a, b, limit) else NOUGHT
@@ -61,27 +61,10 @@ def look(text, head, length, depth, heads, qkv, begins, reach, merged, divisor, 
 
 @compiled()
 def look_back(
-    text,
-    head,
-    length,
-    depth,
-    heads,
-    qkv,
-    begins,
-    reach,
-    merged,
-    dmerged,
-    divisor,
-    dqkv,
-    scores,
-    dscores,
-    room,
-    drops,
-    layer,
-):
+    text, head, length, depth, heads, qkv, begins, reach, merged, dmerged, divisor, dqkv, scores, dscores, room, drops, layer
+):  # fmt: skip
     """Gradients of one head's queries, keys and values."""
-    dropped, limit = drops.rates[1], drops.limits[1]
-    block_key = (drops.keys[3 * layer + 1, 0], drops.keys[3 * layer + 1, 1])
+    dropped, limit, own_key = drops.rates[1], drops.limits[1], key_of(drops, layer, ATTENTION)
     width, top_row, step, dstep = heads * depth, text * length, qkv.shape[1], dqkv.shape[1]
     factor = ONE / np.sqrt(np.float32(depth))
     for part in range(1, 3):
@@ -90,10 +73,8 @@ def look_back(
         stop = min(start + LOOK, length)
         first = lowest(start, begins[text, start], reach)
         rows, count, row = stop - start, stop - first, top_row + start
-        keys, values = (
-            at(qkv, top_row + first, width + head * depth),
-            at(qkv, top_row + first, 2 * width + head * depth),
-        )
+        keys = at(qkv, top_row + first, width + head * depth)
+        values = at(qkv, top_row + first, 2 * width + head * depth)
         queries, dout = at(qkv, row, head * depth), at(dmerged, row, head * depth)
         multiply_by_turned(rows, depth, count, queries, step, keys, step, at(scores, 0, 0), scores.shape[1], room, PUT)
         multiply_by_turned(
@@ -106,7 +87,7 @@ def look_back(
                 scores[i, j] = 0
                 dscores[i, j] = 0
             if dropped > 0:
-                (a, b), index = mask_of(text, head, heads, start + i, length, reach, block_key)
+                (a, b), index = mask_of(text, head, heads, start + i, length, reach, own_key)
                 share, index = ONE / (ONE - dropped), np.uint32(index + first)
                 for j in range(np.uint64(seen), np.uint64(behind)):
                     p = exponential(scores[i, j] * factor - own_divisor)

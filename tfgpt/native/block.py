@@ -10,18 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from tfgpt.native.compiling import compiled
-from tfgpt.native.dropout import drop, drop_and_add
+from tfgpt.native.dropout import PROJECTION, WHOLE_MLP, drop, drop_and_add, key_of
 from tfgpt.native.products import ADD, NUMBER, PUT, multiply, multiply_by_turned, multiply_turned
 from tfgpt.native.rows import (
-    add_normalised_back,
     at,
     begin_with,
     begin_with_sum,
     bend,
     bend_back,
-    copy,
     line_at,
     normalise,
+    normalise_back,
 )
 
 # Columns of `weights` and of `gradients`: addresses of a block's, in GPT-2's order.
@@ -45,7 +44,7 @@ class Room(NamedTuple):
 
     first: (
         np.ndarray
-    )  # [N, E]: the first LayerNorm's output; on the way back, before that is made again, gradients of `merged`
+    )  # [N, E]: the first LayerNorm's output; on the way back, until that is made again, gradients of `merged`
     second: np.ndarray  # [N, E]: the second one's
     active: np.ndarray  # [N, 4 E]: out of the GELU
     dinner: np.ndarray  # [N, 4 E]: gradients, named after what they are of
@@ -75,7 +74,7 @@ def into_attention(begin, end, width, weights, x, first, qkv, room):
 @compiled()
 def out_of_attention(begin, end, width, weights, x, merged, middle, second, inner, active, y, room, exact, drops, i):
     """What attention gave, projected; and the whole MLP."""
-    rate, limit, keys = drops.rates[2], drops.limits[2], drops.keys
+    rate, limit = drops.rates[2], drops.limits[2]
     if rate > 0:
         begin_with(begin, end, width, line_at(weights[PROJ_BIAS], width), middle)
     else:
@@ -85,7 +84,7 @@ def out_of_attention(begin, end, width, weights, x, merged, middle, second, inne
         at(middle, begin, 0), middle.shape[1], room, ADD,
     )  # fmt: skip
     if rate > 0:
-        drop_and_add(begin, end, width, x, keys[3 * i + 2], limit, rate, middle)
+        drop_and_add(begin, end, width, x, key_of(drops, i, PROJECTION), limit, rate, middle)
     normalise(begin, end, width, middle, line_at(weights[LN_2], width), line_at(weights[LN_2_BIAS], width), second)
     begin_with(begin, end, 4 * width, line_at(weights[FC_BIAS], 4 * width), inner)
     multiply(
@@ -102,7 +101,7 @@ def out_of_attention(begin, end, width, weights, x, merged, middle, second, inne
         at(y, begin, 0), y.shape[1], room, ADD,
     )  # fmt: skip
     if rate > 0:
-        drop_and_add(begin, end, width, middle, keys[3 * i + 3], limit, rate, y)
+        drop_and_add(begin, end, width, middle, key_of(drops, i, WHOLE_MLP), limit, rate, y)
 
 
 @compiled()
@@ -113,7 +112,7 @@ def back_to_attention(
     """Back through the MLP to what attention gave; what the weights' gradients need is made again on the way."""
     rate, limit = drops.rates[2], drops.limits[2]
     if rate > 0:
-        drop(begin, end, width, dy, drops.keys[3 * i + 3], limit, rate, dropped_y)
+        drop(begin, end, width, dy, key_of(drops, i, WHOLE_MLP), limit, rate, dropped_y)
     multiply_by_turned(
         end - begin, width, 4 * width, at(dropped_y, begin, 0), dropped_y.shape[1], weights[MLP], width,
         at(dinner, begin, 0), dinner.shape[1], room, PUT,
@@ -125,10 +124,9 @@ def back_to_attention(
     )  # fmt: skip
     weight, bias = line_at(weights[LN_2], width), line_at(weights[LN_2_BIAS], width)
     normalise(begin, end, width, middle, weight, bias, second)
-    copy(begin, end, width, dy, dmiddle)
-    add_normalised_back(begin, end, width, middle, weight, dsecond, dmiddle)
+    normalise_back(begin, end, width, middle, weight, dsecond, dy, dmiddle)
     if rate > 0:
-        drop(begin, end, width, dmiddle, drops.keys[3 * i + 2], limit, rate, dropped_middle)
+        drop(begin, end, width, dmiddle, key_of(drops, i, PROJECTION), limit, rate, dropped_middle)
     multiply_by_turned(
         end - begin, width, width, at(dropped_middle, begin, 0), dropped_middle.shape[1], weights[PROJ], width,
         at(dmerged, begin, 0), dmerged.shape[1], room, PUT,
@@ -144,8 +142,7 @@ def back_from_attention(begin, end, width, weights, x, first, dqkv, dfirst, dmid
     )  # fmt: skip
     weight, bias = line_at(weights[LN_1], width), line_at(weights[LN_1_BIAS], width)
     normalise(begin, end, width, x, weight, bias, first)
-    copy(begin, end, width, dmiddle, dx)
-    add_normalised_back(begin, end, width, x, weight, dfirst, dx)
+    normalise_back(begin, end, width, x, weight, dfirst, dmiddle, dx)
 
 
 @compiled()

@@ -7,10 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from tfgpt.model.attention import GROUP, QUERIES
+from tfgpt.native.arithmetic import NOUGHT, ONE
 from tfgpt.native.compiling import compiled
 
 HALF_WORD, ODD_BITS, FIRST_FACTOR, SECOND_FACTOR = np.array([16, 15, 0x7FEB352D, 0x846CA68B], np.uint32)
-NOUGHT = np.float32(0)
+
+
+ATTENTION, PROJECTION, WHOLE_MLP = np.arange(3)  # uses of dropout in a block
 
 
 class Drops(NamedTuple):
@@ -18,32 +21,16 @@ class Drops(NamedTuple):
 
     rates: np.ndarray  # [3] float32: what stays is divided by what is missing to one
     limits: np.ndarray  # [3] uint32: a number stays if its hash is not below
-    keys: np.ndarray  # [1 + 3 blocks, 2] uint32: of the embeddings, then of attention, projection and MLP of each block
+    key: np.ndarray  # [2] uint32: the run's
+    numbers: np.ndarray  # [3]: step, replica, micro-batch
 
 
-def drops_of(rates: tuple[float, float, float], blocks: int, key: tuple[int, int] | None) -> Drops:
-    """For a batch with this key; without one nothing is left out."""
-    if key is None:
-        rates = (0.0, 0.0, 0.0)
-    keys = [folded(key or (0, 0))]
-    for i in range(blocks):
-        keys += [folded(key or (0, 0), i + 1, use) for use in range(3)]
+def drops_of(rates: tuple[float, float, float], key: tuple[int, int] | None, numbers: tuple[int, int, int]) -> Drops:
+    """For a batch of the run with this key; without one nothing is left out."""
+    rates = rates if key else (0.0, 0.0, 0.0)
     limits = [min(round(rate * 2**32), 2**32 - 1) for rate in rates]
-    return Drops(np.array(rates, np.float32), np.array(limits, np.uint32), np.array(keys, np.uint32))
-
-
-def folded(key: tuple[int, int], *numbers: int) -> tuple[int, int]:
-    """`tfgpt.model.randomness.fold` in plain numbers."""
-
-    def mix(x: int) -> int:
-        x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-        x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-        return x ^ (x >> 16)
-
-    a, b = key
-    for number in numbers:
-        a, b = mix(mix(a ^ (number & 0xFFFFFFFF)) ^ b), mix((b + a) & 0xFFFFFFFF)
-    return a, b
+    given = np.array(limits, np.uint32), np.array(key or (0, 0), np.uint32), np.array(numbers, np.int64)
+    return Drops(np.array(rates, np.float32), *given)
 
 
 @compiled()
@@ -63,6 +50,21 @@ def more(key, number):
 
 
 @compiled()
+def batch_key(drops):
+    """The key of the batch, which is that of the embeddings."""
+    key = (drops.key[0], drops.key[1])
+    for i in range(3):
+        key = more(key, drops.numbers[i])
+    return key
+
+
+@compiled()
+def key_of(drops, i, use):
+    """The key of one use in block i."""
+    return more(more(batch_key(drops), i + 1), use)
+
+
+@compiled()
 def stays(index, a, b, limit):
     """Whether the number at this place of its array stays."""
     return mixed(np.uint32(mixed(np.uint32(np.uint32(index) ^ a)) ^ b)) >= limit
@@ -71,7 +73,7 @@ def stays(index, a, b, limit):
 @compiled()
 def drop(begin, end, width, x, key, limit, rate, out):
     """Rows of `out`: those of x, without what is left out."""
-    a, b, factor = key[0], key[1], np.float32(1) / (np.float32(1) - rate)
+    a, b, factor = key[0], key[1], ONE / (ONE - rate)
     for row in range(begin, end):
         first = np.uint32(row * width)
         for j in range(np.uint64(width)):
@@ -81,7 +83,7 @@ def drop(begin, end, width, x, key, limit, rate, out):
 @compiled()
 def drop_and_add(begin, end, width, x, key, limit, rate, out):
     """Rows of `out` without what is left out, and those of x added."""
-    a, b, factor = key[0], key[1], np.float32(1) / (np.float32(1) - rate)
+    a, b, factor = key[0], key[1], ONE / (ONE - rate)
     for row in range(begin, end):
         first = np.uint32(row * width)
         for j in range(np.uint64(width)):

@@ -14,7 +14,7 @@ from tfgpt.model.shape import Shape, block_weights
 from tfgpt.native import learning
 from tfgpt.native.attending import LOOK
 from tfgpt.native.block import Kept, Room
-from tfgpt.native.dropout import drops_of, folded
+from tfgpt.native.dropout import drops_of
 from tfgpt.native.learning import Given, gradients_of, loss_of
 from tfgpt.native.products import HIGH, ROOM, TALLEST, ready
 from tfgpt.native.team import Team
@@ -24,7 +24,6 @@ CHUNK_BYTES = 64 << 20  # of logits that exist at one time
 ENDS = ("wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias")
 PHASES_A_BLOCK, PHASES_A_CHUNK = 11, 3  # at most
 Key = tuple[int, int] | None
-Shapes = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]
 
 
 class Places(NamedTuple):
@@ -47,9 +46,9 @@ class Places(NamedTuple):
 
 
 class Gradients:
-    """Of batches of `rows` windows, the same size each time; what it works in is made once.
+    """Of the weights in `names`, or of all; what it works in is made with the first batch.
 
-    >>> learn = Gradients(config, shape, rows=8)                                       # doctest: +SKIP
+    >>> learn = Gradients(config, shape)                                               # doctest: +SKIP
     >>> loss, gradients = learn(Places.of(weights, shape), ids, labels, None)          # doctest: +SKIP
     """
 
@@ -61,8 +60,8 @@ class Gradients:
         self.names = list(form.weights if names is None else names)
         self._recompute = config.recompute != "none"
         self._rates = config.embed_dropout, config.attn_dropout, config.res_dropout
-        self._no_drops = drops_of(self._rates, form.n_layer, None)
-        self._team = Team(threads or cores())
+        self._parts = config.accumulate
+        self.team = Team(threads or cores())
         self.found, self._spare = _laid_out(form, self.names)
         if config.accumulate > 1:  # gradients stay from one part of a batch to the next
             self._spare = self._spare[:0]
@@ -72,19 +71,19 @@ class Gradients:
         self._to = Places.of(self.found, form)
         self._reach = np.array([self._reach_of(i) for i in range(form.n_layer)], np.int64)
 
-    def __call__(self, weights: Places, ids, labels, segments, *, parts: int = 1, scale: float = 1.0, key: Key = None):
-        """The sum of the losses in nats and its gradients by name, both times `scale`; ids, labels: [B, T], in equal `parts`.
+    def __call__(self, weights: Places, ids, labels, segments, *, scale: float = 1.0, key: Key = None, step: int = 0):
+        """The sum of the losses in nats and its gradients by name, both times `scale`; ids, labels: [B, T].
 
-        Dropout is that of `key`, a number of which becomes another one for each part; without one there is none.
-        The gradients lie where those of the next call will, and the logits of `loss`.
+        They are worked in as many micro-batches as the configuration says. Dropout is that of the run's `key` at this
+        step; without one there is none. The gradients lie where those of the next call will, and the logits of `loss`.
         """
-        total, size = 0.0, len(ids) // parts
-        for part in range(parts):
+        total, size = 0.0, len(ids) // self._parts
+        for part in range(self._parts):
             some = slice(part * size, (part + 1) * size)
             given = self._given(weights, ids[some], labels[some], None if segments is None else segments[some])
             given.numbers[learning.FRESH] = part == 0
             if key is not None:
-                given = given._replace(drops=drops_of(self._rates, self.form.n_layer, folded(key, part)))
+                given = given._replace(drops=drops_of(self._rates, key, (step, 0, part)))
             total += self._run(gradients_of, given, np.float32(scale))
         return total * scale, self.found
 
@@ -97,24 +96,19 @@ class Gradients:
         given.numbers[learning.CHUNK] = min(given.numbers[learning.CHUNK], len(room.logits))
         chunks = -(-len(given.ids) // int(given.numbers[learning.CHUNK]))
         counters = np.zeros((PHASES_A_BLOCK * self.form.n_layer + PHASES_A_CHUNK * chunks + 8, 8), np.int64)
-        self._team.run(work, counters, given, kept, room, *more)
+        self.team.run(work, counters, given, kept, room, *more)
         return float(room.losses[: len(given.ids)].sum())
 
     def _given(self, weights: Places, ids, labels, segments) -> Given:
-        form, count, width = self.form, self._team.count, self.form.n_embd
+        form, count, width = self.form, self.team.count, self.form.n_embd
         texts, length = ids.shape
         n = texts * length
         high = even_parts(n, count, HIGH)
         numbers = np.zeros(12, np.int64)
-        numbers[:9] = (
+        numbers[:] = (
             width, form.n_head, form.activation == "gelu", form.n_vocab, form.rows, form.n_ctx, high, chunk_of(form, n),
-            min(HIGH, max(4 * TALLEST, -(-width // -(-count // 2)))),
+            min(HIGH, max(4 * TALLEST, -(-width // -(-count // 2)))), self._lowest(), 1, self._recompute,
         )  # fmt: skip
-        numbers[learning.LOWEST], numbers[learning.FRESH], numbers[learning.RECOMPUTE] = (
-            self._lowest(),
-            1,
-            self._recompute,
-        )
         return Given(
             ids=np.ascontiguousarray(ids, np.int64).reshape(-1),
             labels=np.ascontiguousarray(labels, np.int64).reshape(-1),
@@ -125,7 +119,7 @@ class Gradients:
             dends=self._to.ends,
             reach=self._reach,
             numbers=numbers,
-            drops=self._no_drops,
+            drops=drops_of(self._rates, None, (0, 0, 0)),
         )
 
     def _lowest(self) -> int:
@@ -149,12 +143,13 @@ class Gradients:
         if self._kept is None or self._room is None or texts * length > len(self._room.losses) or length > self._length:
             self._kept = self._room = None  # gone before there are others
             drops = self._rates[2] > 0
-            how = {"threads": self._team.count, "recompute": self._recompute, "drops": drops}
+            how = {"threads": self.team.count, "recompute": self._recompute, "drops": drops}
             kept, room = shapes_of(self.form, texts, length, **how)
             self._kept = Kept(*map(aligned, kept))
-            self._room = Room(
-                *map(aligned, room[:-4]), self._logits(room[-4]), *map(aligned, room[-3:-1]), losses=np.zeros(room[-1])
-            )
+            arrays = {
+                name: aligned(shape) for name, shape in room._asdict().items() if name not in ("logits", "losses")
+            }
+            self._room = Room(**arrays, logits=self._logits(room.logits), losses=np.zeros(room.losses))
             self._length = length
         return self._kept, self._room
 
@@ -178,8 +173,8 @@ def _laid_out(form: Shape, names: Collection[str]) -> tuple[dict[str, np.ndarray
     return found, blocks
 
 
-def shapes_of(form: Shape, texts: int, length: int, *, threads: int, recompute: bool, drops: bool) -> Shapes:
-    """Shapes of all arrays of `Kept` and of `Room` for a batch."""
+def shapes_of(form: Shape, texts: int, length: int, *, threads: int, recompute: bool, drops: bool) -> tuple[Kept, Room]:
+    """Shapes of all arrays for a batch, where the arrays will be."""
     n, width, blocks = texts * length, form.n_embd, 1 if recompute else form.n_layer
     kept = (
         (form.n_layer + 1, n, width), (blocks, n, 3 * width), (blocks, n, width), (blocks, n, form.n_head),
@@ -187,20 +182,19 @@ def shapes_of(form: Shape, texts: int, length: int, *, threads: int, recompute: 
     )  # fmt: skip
     room = (
         (n, width), (n, width), (n, 4 * width), (n, 4 * width), (n, width), (n, width), (n, width),
-        (n, 3 * width), (2, n, width), (2, n if drops else 1, width), (chunk_of(form, n), form.rows), (threads, ROOM), (threads, 2, LOOK, length),
+        (n, 3 * width), (2, n, width), (2, n if drops else 1, width), (chunk_of(form, n), form.rows),
+        (threads, ROOM), (threads, 2, LOOK, length),
     )  # fmt: skip
-    longer = [tuple((*shape[:-1], shape[-1] + APART) for shape in shapes) for shapes in (kept, room)]
-    return longer[0], (*longer[1], (n,))
+    longer = [[(*shape[:-1], shape[-1] + APART) for shape in shapes] for shapes in (kept, room)]
+    return Kept(*longer[0]), Room(*longer[1], losses=(n,))
 
 
 def bytes_of(config: Config, form: Shape, texts: int, names: Collection[str]) -> int:
     """What it works in for so many windows at a time, in bytes, beside the gradients."""
     how = {"threads": cores(), "recompute": config.recompute != "none", "drops": config.res_dropout > 0}
     kept, room = shapes_of(form, texts, form.n_ctx, **how)
-    spare = (
-        sum(math.prod(form.weights[name]) for name in names if name.startswith("h.")) if config.accumulate == 1 else 0
-    )
-    logits = math.prod(room[-4])
+    blocks = [math.prod(form.weights[name]) for name in names if name.startswith("h.")]
+    spare, logits = sum(blocks) if config.accumulate == 1 else 0, math.prod(room.logits)
     return 4 * (sum(math.prod(shape) for shape in (*kept, *room)) - (logits if logits <= spare else 0))
 
 

@@ -37,10 +37,9 @@ from tfgpt.native.block import (
     weigh,
 )  # fmt: skip
 from tfgpt.native.compiling import compiled
-from tfgpt.native.dropout import Drops, drop
+from tfgpt.native.dropout import Drops, batch_key, drop
 from tfgpt.native.products import ADD, HIGH, PUT, multiply, multiply_by_turned, multiply_turned
 from tfgpt.native.rows import (
-    add_normalised_back,
     add_up,
     add_up_norm,
     at,
@@ -49,6 +48,7 @@ from tfgpt.native.rows import (
     line_at,
     matrix_at,
     normalise,
+    normalise_back,
 )
 from tfgpt.native.team import take, wait
 
@@ -124,7 +124,7 @@ def embed(count, meeting, counters, phase, given, kept):
                 kept.x[0, row, j] = table[token, j] + positions[place, j]
         if given.drops.rates[0] > 0:
             x, drops = kept.x[0], given.drops
-            drop(begin, end, width, x, drops.keys[0], drops.limits[0], drops.rates[0], x)
+            drop(begin, end, width, x, batch_key(drops), drops.limits[0], drops.rates[0], x)
         begin, end = part(counters, phase, numbers[HIGH_ROWS], n)
     wait(count, meeting)
     return phase + 1
@@ -219,7 +219,7 @@ def finish(me, count, meeting, counters, phase, given, kept, room, scale, back):
         begin, end = part(counters, phase, high, n)
         while begin < end:
             clear(begin, end, width, room.dx[0])
-            add_normalised_back(begin, end, width, x, weight, dhidden, room.dx[0])
+            normalise_back(begin, end, width, x, weight, dhidden, room.dx[0], room.dx[0])
             begin, end = part(counters, phase, high, n)
         first, behind = part(counters, phase + 1, STRIPE, width)
         while first < behind:
@@ -356,7 +356,7 @@ def embed_back(count, meeting, counters, phase, given, room):
         n = len(given.ids)
         begin, end = part(counters, phase + 1, numbers[HIGH_ROWS], n)
         while begin < end:
-            drop(begin, end, width, dx, drops.keys[0], drops.limits[0], drops.rates[0], dx)
+            drop(begin, end, width, dx, batch_key(drops), drops.limits[0], drops.rates[0], dx)
             begin, end = part(counters, phase + 1, numbers[HIGH_ROWS], n)
         wait(count, meeting)
     first, behind = part(counters, phase, 64, width)

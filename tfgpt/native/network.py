@@ -28,11 +28,8 @@ from tfgpt.native.vectors import PANEL, add_product, number_of, tallest
 
 # What becomes of a product. Of plain numbers numba would compile every function anew that is called with another one.
 STORE, ADD, GELU_TANH, GELU = np.arange(4)
-ROWS, SLOT, PLACE, FIRST = (
-    0,
-    1,
-    2,
-    3,
+ROWS, SLOT, PLACE, FIRST = range(
+    4
 )  # lines of `texts`: how many rows; of which slot, from which place on; from which row on
 KEYS, VALUES, PLACES, SPAN, SHIFT, WINDOW = 0, 1, 2, 3, 4, 5  # lines of `reach`, a column for each block
 TALLEST = tallest()
@@ -41,7 +38,7 @@ KEPT = 1 << 16  # numbers of x that shall stay there beside it
 TOGETHER = 4 * TALLEST  # queries that look at the same keys and values while these are in the first-level cache
 AT_ONCE = 128  # values looked at in one go, for the same reason
 
-NOUGHT = np.int64(0)
+ONLY = np.int64(0)  # the number of a block where there is one
 
 
 @compiled()
@@ -240,4 +237,4 @@ def forward(me, count, meeting, model, cache, room, ids, places, texts, heads, g
         wait(count, meeting)
     normalise(me, count, wanted, x, model.last, inner)
     wait(count, meeting)
-    multiply(me, count, len(wanted), inner, model.head, NOUGHT, room.logits, sums, STORE)
+    multiply(me, count, len(wanted), inner, model.head, ONLY, room.logits, sums, STORE)

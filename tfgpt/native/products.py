@@ -2,8 +2,8 @@
 
 A panel of the right matrix, `tile()` columns wide and a few hundred rows deep, stays in the first-level cache while all rows of
 the left one pass by (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"). Everything is an address and a
-distance from row to row, in numbers. Behind each row of a matrix that is turned
-over there must be 16 numbers more, which are read but not used.
+distance from row to row, in numbers. Behind each row of a left matrix that is turned over there must be 16 numbers more, which
+are read but not used.
 """
 
 from __future__ import annotations

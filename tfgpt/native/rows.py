@@ -10,14 +10,24 @@ import math
 import numba
 import numpy as np
 
-from tfgpt.native.arithmetic import EPSILON, HALF, ONE, ROOT_HALF, TANH_A, TANH_B, exponential, squares_of, total_of
+from tfgpt.native.arithmetic import (
+    EPSILON,
+    HALF,
+    NOUGHT,
+    ONE,
+    ROOT_HALF,
+    TANH_A,
+    TANH_B,
+    exponential,
+    squares_of,
+    total_of,
+)
 from tfgpt.native.compiling import compiled
 from tfgpt.native.products import NUMBER
 from tfgpt.native.vectors import number_at
 
 SLOPE_A, SLOPE_B = np.float32(math.sqrt(2 / math.pi)), np.float32(3 * 0.044715)
 ERF_SLOPE = np.float32(math.sqrt(0.5 / math.pi))
-NOUGHT = np.float32(0)
 
 
 @compiled()
@@ -49,8 +59,8 @@ def normalise(begin, end, width, x, weight, bias, out):
 
 
 @compiled("reassoc", "nsz")
-def add_normalised_back(begin, end, width, x, weight, dy, out):
-    """To rows of `out`, the gradient of a LayerNorm's input x, where `dy` is that of its output."""
+def normalise_back(begin, end, width, x, weight, dy, more, out):
+    """Rows of `out`: those of `more`, and the gradient of a LayerNorm's input x, where `dy` is that of its output."""
     for row in range(begin, end):
         mean = total_of(x, row, 0, width) / np.float32(width)
         rate = ONE / np.sqrt(squares_of(x, row, mean, width) / np.float32(width) + EPSILON)
@@ -63,7 +73,7 @@ def add_normalised_back(begin, end, width, x, weight, dy, out):
         product /= np.float32(width)
         for j in range(np.uint64(width)):
             d = dy[row, j] * weight[j]
-            out[row, j] += (d - total - (x[row, j] - mean) * rate * product) * rate
+            out[row, j] = more[row, j] + (d - total - (x[row, j] - mean) * rate * product) * rate
 
 
 @compiled()
@@ -96,14 +106,6 @@ def clear_part(begin, end, first, width, out):
     for row in range(begin, end):
         for j in range(np.uint64(first), np.uint64(first + width)):
             out[row, j] = NOUGHT
-
-
-@compiled()
-def copy(begin, end, width, x, out):
-    """Rows of x."""
-    for row in range(begin, end):
-        for j in range(np.uint64(width)):
-            out[row, j] = x[row, j]
 
 
 @compiled()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfgpt.machine import cores
 from tfgpt.native.compiling import compiled
 from tfgpt.native.rows import line_at
 from tfgpt.native.team import Team, take
@@ -17,11 +16,11 @@ PIECE = 1 << 15  # numbers that a thread takes at a time
 class Updates:
     """Of `sizes` weights, of which some `decays`."""
 
-    def __init__(self, sizes: Sequence[int], decays: Sequence[bool]) -> None:
+    def __init__(self, team: Team, sizes: Sequence[int], decays: Sequence[bool]) -> None:
         self._sizes = np.array(sizes, np.int64)
         self._decays = np.array(decays)
         self._ends = np.cumsum(-(-self._sizes // PIECE))
-        self._team = Team(cores())
+        self._team = team
 
     def __call__(self, places: np.ndarray, constants: Sequence[float]) -> None:
         """One update. places: [4, weights] addresses of all weights, of their gradients, of m and of v; constants: see `adam`."""

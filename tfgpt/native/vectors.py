@@ -52,8 +52,12 @@ def add_product(typing, rows, x, x_step, w, n, out, out_step, like):
     """
 
     kind = like.dtype
-    every = range(1, tallest() + 1)
-    return types.void(*[types.intp] * 7, like), _call(f"tfgpt_add_product_{kind}", kind, PANEL, every, turned=False)
+    call = _call(f"tfgpt_add_product_{kind}", kind, PANEL, range(1, tallest() + 1), turned=False)
+
+    def generate(context, builder, signature, arguments):
+        return call(context, builder, signature, [*arguments[:7], _word(1)])
+
+    return types.void(*[types.intp] * 7, like), generate
 
 
 @intrinsic
@@ -71,8 +75,7 @@ def put_turned_tile(typing, rows, x, x_step, w, n, out, out_step, add):
 def _call(name: str, kind: Any, panel: int, cases: Iterable[int], *, turned: bool) -> Callable[..., Any]:
     def generate(context, builder, signature, arguments):
         function = builder.module.globals.get(name) or _function(builder.module, name, kind, panel, cases, turned)
-        add = arguments[7:] if len(signature.args) == 8 and signature.args[7] == types.intp else [_word(1)]
-        builder.call(function, [*arguments[:7], *add])
+        builder.call(function, arguments)
         return context.get_dummy_value()
 
     return generate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import socket
@@ -118,10 +119,7 @@ def choose_compiler(config: Config, kind: str, precision: str, *, replicas: int)
     """Whether XLA compiles what TensorFlow does, whether gradients come from our own compiled code, and why."""
     if config.xla != "auto":
         return config.xla == "on", False, f"XLA {config.xla}, as the configuration says"
-    # Imported here, as it knows of places, which are made here.
-    from tfgpt.training.own_step import reason_against
-
-    against = reason_against(config, kind, precision, replicas=replicas)
+    against = _against_own_code(kind, precision, replicas)
     if against is None:
         return True, True, "compiled for this processor, not by XLA: faster"
     if kind == "TPU":
@@ -133,6 +131,17 @@ def choose_compiler(config: Config, kind: str, precision: str, *, replicas: int)
         False,
         "XLA on: fewer passes over memory" + (f" (no code of our own: {against})" if kind == "CPU" else ""),
     )
+
+
+def _against_own_code(kind: str, precision: str, replicas: int) -> str | None:
+    """Why `tfgpt.native` cannot train there; None if it can."""
+    if kind != "CPU":
+        return f"it is for CPUs, this is a {kind}"
+    if precision != "float32":
+        return f"it has no {precision}"
+    if replicas > 1:
+        return "it is for one replica"
+    return None if importlib.util.find_spec("numba") else "numba is not installed"
 
 
 def check_batches(config: Config, place: Place) -> None:

@@ -45,7 +45,7 @@ class Measured:
 def timed(step: Step, *, steps: int = 3) -> Timing:
     """Compile one step of this run and time a few more, on random tokens. The weights are changed by it.
 
-    >>> timed(made(config, gpt, place)).step                           # doctest: +SKIP
+    >>> timed(step_for(config, gpt, place)).step                           # doctest: +SKIP
     0.21
     """
     config = step.config
@@ -116,7 +116,7 @@ def _main() -> None:
 
     from tfgpt.model import GPT
     from tfgpt.training import distribution
-    from tfgpt.training.own_step import made
+    from tfgpt.training.own_step import step_for
 
     config = Config(**values)
     place = distribution.place(config)
@@ -124,7 +124,7 @@ def _main() -> None:
     runtime = (resident() or (0, 0))[0]
     with place.strategy.scope():
         gpt = GPT(config, n_vocab=n_vocab)
-    timing = timed(made(config, gpt, place), steps=steps)
+    timing = timed(step_for(config, gpt, place), steps=steps)
     found: dict[str, Any] = {"runtime": runtime, "peak": (resident() or (0, 0))[1], "timing": asdict(timing)}
     print(json.dumps({**found, "device_peak": device_peak(place.kind)}))
 

@@ -27,6 +27,7 @@ from tfgpt.training.hardware import Hardware
 # Of the peak: on CPUs as measured in our benches. Elsewhere our steps have not been measured; others reach 0.33 (torchtitan on
 # H100) to 0.65 (MaxText on v5p), so that this is neither the best nor the worst.
 EFFICIENCY = {"CPU": 0.6, "GPU": 0.4, "TPU": 0.4}
+OWN_EFFICIENCY = 0.85  # of a CPU whose step is our own code: 0.9 for large products, less for small ones
 # Of a link: about what nccl-tests show inside and between machines. TensorFlow's collectives between CPU processes go through
 # gRPC, which reached a fifth of what a bare socket did.
 LINK_SHARE = {"CPU": 0.2, "GPU": 0.8, "TPU": 0.8}
@@ -77,7 +78,7 @@ def forecast(
     check(config, hardware, devices=devices)
     tokens = config.train_batch_size * config.n_ctx
     peak = hardware.peak(precision(config, hardware))
-    share = efficiency or EFFICIENCY[hardware.kind]
+    share = efficiency or assumed_efficiency(config, hardware, devices=devices)
     size = gradient_bytes(config, shape)
     inside, across = exchange_seconds(size, hardware, devices=devices)
     return Forecast(
@@ -90,6 +91,17 @@ def forecast(
         inside=inside,
         across=across,
     )
+
+
+def assumed_efficiency(config: Config, hardware: Hardware, *, devices: int) -> float:
+    """The share of the peak that products reach there."""
+    own = by_own_code(config, hardware, devices=devices)
+    return OWN_EFFICIENCY if own else EFFICIENCY[hardware.kind]
+
+
+def by_own_code(config: Config, hardware: Hardware, *, devices: int) -> bool:
+    """Whether `tfgpt.native` makes the steps there."""
+    return bool(_about(config, hardware, devices)["own"])
 
 
 def check(config: Config, hardware: Hardware, *, devices: int) -> None:

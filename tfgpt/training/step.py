@@ -138,19 +138,20 @@ class Step:
         factor = share * schedules.clip_factor(norm, self.config.clip)
         by_name = dict(zip(self.names, gradients, strict=True))
 
-        def change():
-            for group, update in self._updates:
-                places = [handle_of(self.gpt.table[name]) for name in group]
-                slots = [{slot: handle_of(variable) for slot, variable in self.slots[name].items()} for name in group]
-                update(places, [by_name[name] for name in group], slots, factor, rate, step)
-            return tf.constant(True)
-
         # Nothing gets through from gradients that are not finite. All replicas know the same norm, and go the same way.
-        tf.cond(finite, change, lambda: tf.constant(False))
+        tf.cond(finite, lambda: self._change(by_name, factor, rate, step), lambda: tf.constant(False))
         if self.scale:
             self.scale.update(finite)
         loss = total / (tf.cast(tf.maximum(tokens, 1), tf.float32) * scale)
         return loss, norm, finite, rate, tokens
+
+    def _change(self, gradients, factor, rate, step):
+        """Update all weights, by the gradients of that name."""
+        for group, update in self._updates:
+            places = [_handle(self.gpt.table[name]) for name in group]
+            slots = [{slot: _handle(variable) for slot, variable in self.slots[name].items()} for name in group]
+            update(places, [gradients[name] for name in group], slots, factor, rate, step)
+        return tf.constant(True)
 
     def _accumulate(self, weights, ids, labels, segments, step, scale, context):
         """Loss and gradients summed over the tokens of this replica, in `accumulate` equal micro-batches."""
@@ -271,7 +272,7 @@ def _add_rows(table, ids, rows):
     return tf.raw_ops.InplaceAdd(x=table, i=ids, v=rows)
 
 
-def handle_of(variable: keras.Variable):
+def _handle(variable: keras.Variable):
     """This replica's own variable, as raw operations know it: strategies refuse theirs inside of compiled functions."""
     return variable._value.handle
 
