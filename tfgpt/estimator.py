@@ -24,9 +24,9 @@ from tfgpt.training.distribution import Place
 from tfgpt.training.evaluation import Evaluation
 from tfgpt.training.loop import Loop
 from tfgpt.training.metrics import Metrics
-from tfgpt.training.own_step import step_for
 from tfgpt.training.peak import matrix_peak
 from tfgpt.training.run_state import RunState
+from tfgpt.training.step import step_for
 
 PROMPT, SAMPLE = 12, 60  # tokens of a sample's prompt and of its continuation
 

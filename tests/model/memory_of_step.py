@@ -35,7 +35,7 @@ def main() -> None:
 
     from tfgpt.model import GPT, attention
     from tfgpt.training import distribution
-    from tfgpt.training.own_step import step_for
+    from tfgpt.training.step import step_for
 
     if dense:
         attention.forward, attention.backward = whole_matrix, whole_gradient

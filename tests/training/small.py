@@ -68,7 +68,7 @@ def place(strategy, *, xla: bool = False, precision: str = "float32", own: bool 
 def step_of(settings: Config, where):
     """A model and its step, as an Estimator makes them."""
     from tfgpt.model import GPT
-    from tfgpt.training.own_step import step_for
+    from tfgpt.training.step import step_for
 
     with where.strategy.scope():
         gpt = GPT(settings, n_vocab=257)

@@ -32,17 +32,6 @@ def test_every_optimizer_makes_the_updates_of_tensorflows_step(keys):
     small.same(small.updates(config, here()), small.updates(config, here(own=True)))
 
 
-def test_another_optimizer_is_traced_once_for_all_blocks_and_steps():
-    """Called by themselves, its programs would be traced and compiled for the variables of each block anew."""
-    step = small.step_of(small.config(n_layer=4, opt_name="muon"), here(own=True))
-    for first in (0, 2):
-        step.train(*small.batches(2), None, first=first)
-    assert step._change_all.experimental_get_tracing_count() == 1
-    programs = {id(update): update for _, update in step._updates}.values()
-    assert len(programs) < len(step._updates)
-    assert all(update.experimental_get_tracing_count() == 1 for update in programs)
-
-
 def test_documents_and_clip_off():
     config = small.config(document_mask=True, clip=0.0)
     ids, labels = small.batches(2)

@@ -24,7 +24,7 @@ def main() -> None:
 
     from tfgpt.model import GPT
     from tfgpt.training import distribution
-    from tfgpt.training.own_step import step_for
+    from tfgpt.training.step import step_for
 
     imported = time.perf_counter()
     sizes = work["sizes"]

@@ -21,7 +21,7 @@ def main() -> None:
 
     from tfgpt.model import GPT
     from tfgpt.training import distribution
-    from tfgpt.training.own_step import step_for
+    from tfgpt.training.step import step_for
 
     place = distribution.place(config)
     with place.strategy.scope():

@@ -21,7 +21,7 @@ from tfgpt.model import GPT
 from tfgpt.model.shape import Shape
 from tfgpt.training import changes, distribution, estimates, manifest, probe
 from tfgpt.training.distribution import Place
-from tfgpt.training.own_step import step_for
+from tfgpt.training.step import step_for
 
 if TYPE_CHECKING:
     from tfgpt.training.estimates import Memory

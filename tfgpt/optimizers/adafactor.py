@@ -31,7 +31,7 @@ class Adafactor(Optimizer):
         self, name: str, weight: Tensor, gradient: Tensor, slots: Slots, *, lr: Tensor, count: Tensor
     ) -> tuple[Tensor, Slots]:
         squares = ops.square(gradient) + EPSILON_1
-        new = self._new_share(count)
+        new = self.new_share(count)
         if "v" in slots:
             v = (1.0 - new) * slots["v"] + new * squares
             update, new_slots = gradient * ops.rsqrt(v), {"v": v}
@@ -50,7 +50,7 @@ class Adafactor(Optimizer):
             new_slots["m"] = change
         return change, new_slots
 
-    def _new_share(self, count: Tensor) -> Tensor:
+    def new_share(self, count: Tensor) -> Tensor:
         """How much the newest squares count in the moving average: 1 minus the paper's beta2 of this step; 1 at first."""
         if self.config.decay_type == "pow":
             return ops.power(count, -self.config.decay_exponent)

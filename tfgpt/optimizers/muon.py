@@ -35,7 +35,7 @@ class Muon(AdamW):
             return super().change(name, weight, gradient, slots, lr=lr, count=count)
         m = average(slots["m"], gradient, MOMENTUM)
         ahead = average(gradient, m, 1.0 - MOMENTUM)  # Nesterov: where the momentum will be after one more such step
-        parts = 3 if ".c_attn." in name else 1
+        parts = parts_of(name)
         rows, columns = ahead.shape
         scale = RMS_OF_ADAM * max(rows, columns // parts) ** 0.5
         # A single matrix is not a stack of one: XLA's products of stacks take 1.6 times as long for it.
@@ -46,6 +46,11 @@ class Muon(AdamW):
 def is_hidden(name: str, shape: Shape) -> bool:
     """Whether the weight `name` is a matrix between two hidden layers, which Muon is for."""
     return len(shape) == 2 and HIDDEN.fullmatch(name) is not None
+
+
+def parts_of(name: str) -> int:
+    """How many matrices are stored side by side as this weight."""
+    return 3 if ".c_attn." in name else 1
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ def memory(
 
     if own:
         from tfgpt.native.gradients import bytes_of
+        from tfgpt.training.own_updates import bytes_of as bytes_of_updates
 
     names = trained_names(config, list(shape.weights))
     optimizer = optimizers.build(config)
@@ -110,15 +111,13 @@ def memory(
     holes = HEAP_HOLES if kind == "CPU" and replicas == 1 and is_large(config) else POOL_HOLES
     if own:
         sums, activations = 0, bytes_of(config, shape, windows, names)
+        activations += bytes_of_updates(config, {name: shape.weights[name] for name in names})
     else:
         activations = _activations(config, shape, names, windows=windows, width=width, holes=holes)
     stretch = 2 * 2 * 4 * config.train_batch_size * config.n_ctx * min(config.iterations, 8)
     copies = replicas // processes if kind == "CPU" else 1
     if own:
         base = (runtime or RUNTIME) + OWN_CODE
-        if config.opt_name != "adam":  # XLA compiles it, and has new values beside the old ones
-            largest = max((math.prod(shape.weights[name]) for name in names), default=0)
-            base, activations = base + COMPILED, activations + 3 * 4 * largest
     elif kind == "CPU":
         spans = math.ceil(shape.n_ctx / QUERIES) if "global" in shape.attention else 1
         base = (runtime or RUNTIME) + COMPILED + COMPILED_BLOCK * shape.n_layer + COMPILED_SPAN * (spans - 1)

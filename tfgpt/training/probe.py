@@ -116,7 +116,7 @@ def _main() -> None:
 
     from tfgpt.model import GPT
     from tfgpt.training import distribution
-    from tfgpt.training.own_step import step_for
+    from tfgpt.training.step import step_for
 
     config = Config(**values)
     place = distribution.place(config)

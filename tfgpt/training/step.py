@@ -244,6 +244,15 @@ class Step:
         return updates
 
 
+def step_for(config: Config, gpt: GPT, place: Place) -> Step:
+    """The step of a run there."""
+    if not place.own:
+        return Step(config, gpt, place)
+    from tfgpt.training.own_step import OwnStep  # with numba, which nobody else needs
+
+    return OwnStep(config, gpt, place)
+
+
 def trained_names(config: Config, names: Sequence[str]) -> list[str]:
     """Names of the weights that `trainable` chooses; all of them without it."""
     if not config.trainable:
