@@ -100,6 +100,21 @@ def test_loss_and_gradients_are_those_of_the_network_in_keras(keys):
 @pytest.mark.parametrize(
     "keys", [CASES["all kinds of attention"], CASES["more rows than a unit"]], ids=["mixed", "rows"]
 )
+def test_products_of_bfloat16_are_near(keys):
+    """As near as rounding of what is multiplied lets them be, and no nearer."""
+    config, gpt, weights, batch = made({**keys, "n_embd": 48})
+    places = Places.of(weights, gpt.form)
+    exact, expected = Gradients(config, gpt.form, threads=2)(places, *batch)
+    total, found = Gradients(config, gpt.form, threads=2, of_pairs=True)(places, *batch)
+    assert total == pytest.approx(exact, rel=2e-3) and total != exact
+    matrices = [name for name in found if found[name].ndim > 1]
+    away = {name: np.linalg.norm(found[name] - expected[name]) / np.linalg.norm(expected[name]) for name in matrices}
+    assert max(away.values()) < 0.02 and min(away.values()) > 1e-4, away
+
+
+@pytest.mark.parametrize(
+    "keys", [CASES["all kinds of attention"], CASES["more rows than a unit"]], ids=["mixed", "rows"]
+)
 def test_the_same_bits_on_any_number_of_threads(keys):
     config, gpt, weights, batch = made(keys)
     places = Places.of(weights, gpt.form)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from tfgpt.native import products
 from tfgpt.native.compiling import compiled
+from tfgpt.native.pairs import rounded
 from tfgpt.native.products import ADD, DEEP, HIGH, PUT, ROOM, STRIP, TILE
 
 KINDS = ("plain", "w turned", "x turned")
@@ -48,6 +50,7 @@ def padded(rows: int, columns: int, draw) -> np.ndarray:
     return found
 
 
+@pytest.mark.parametrize("of_pairs", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", range(3), ids=KINDS)
 @pytest.mark.parametrize(
     ("rows", "depth", "columns"),
@@ -60,21 +63,57 @@ def padded(rows: int, columns: int, draw) -> np.ndarray:
         (37, DEEP + 1, 3 * TILE + 5),
         (HIGH + 5, 19, STRIP * TILE + 9),
         (2 * HIGH + 1, 2 * DEEP + 3, 2 * STRIP * TILE + 1),
+        (9, 4 * DEEP + 1, TILE + 1),
     ],
 )
-def test_products_are_those_of_numpy(product, kind, rows, depth, columns):
+def test_products_are_those_of_numpy(product, kind, rows, depth, columns, of_pairs):
     draw = np.random.default_rng(rows)
     x = padded(*((depth, rows) if kind == 2 else (rows, depth)), draw)
     w = padded(*((columns, depth) if kind == 1 else (depth, columns)), draw)
-    left = x[:, : rows if kind == 2 else depth].astype(np.float64)
-    right = w[:, : depth if kind == 1 else columns].astype(np.float64)
+    given = ml_dtypes.bfloat16 if of_pairs else np.float32
+    left = x[:, : rows if kind == 2 else depth].astype(given).astype(np.float64)
+    right = w[:, : depth if kind == 1 else columns].astype(given).astype(np.float64)
     expected = (left.T if kind == 2 else left) @ (right.T if kind == 1 else right)
-    room, out = np.full(ROOM, np.nan, np.float32), padded(rows, columns, draw)
+    room, out = room_for(of_pairs), padded(rows, columns, draw)
     untouched = out[:, columns:].copy()
     for use, times in ((PUT, 1), (ADD, 2), (PUT, 1)):
         product(kind, rows, depth, columns, x, w, out, room, use)
         np.testing.assert_allclose(out[:, :columns], times * expected, rtol=0, atol=2e-6 * (depth + 9))
     np.testing.assert_array_equal(out[:, columns:], untouched)
+
+
+def room_for(of_pairs: bool) -> np.ndarray:
+    """Where nothing but its first number means anything."""
+    room = np.full(ROOM, np.nan, np.float32)
+    room[0] = of_pairs
+    return room
+
+
+def test_numbers_are_rounded_to_bfloat16_as_others_round_them():
+    """All signs and exponents, on the way between two bfloat16, near it and beside it; and what is no number."""
+
+    @compiled(inner=False)
+    def work(x, out):
+        for i in range(len(x)):
+            out[i] = rounded(x[i])
+
+    high = np.arange(1 << 16, dtype=np.uint32) << 16
+    bits = np.concatenate([high | low for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)]).astype(np.uint32)
+    out = np.zeros_like(bits)
+    work(bits, out)
+    with np.errstate(invalid="ignore"):
+        expected = bits.view(np.float32).astype(ml_dtypes.bfloat16)
+    number = ~np.isnan(bits.view(np.float32))
+    assert (out[number] == expected.view(np.uint16)[number]).all()
+    assert np.isnan((out[~number] << 16).astype(np.uint32).view(np.float32)).all()
+
+
+def test_the_processors_own_products_of_bfloat16_are_tried(monkeypatch):
+    assert products.pairs_are_right()
+    monkeypatch.setattr(products, "OF_PAIRS", np.float32(0))
+    assert products.pairs_are_right(), "small whole numbers are exact in float32 as well"
+    monkeypatch.setattr(products, "multiply_in", lambda room, x, w, out: np.matmul(x, -w, out=out))
+    assert not products.pairs_are_right()
 
 
 @pytest.mark.parametrize("kind", range(3), ids=KINDS)

@@ -43,9 +43,11 @@ def test_memory_is_within_15_percent_of_real_processes(own):
             "n_layer": 6,
             "n_ctx": 256,
             "train_batch_size": 16,
-            "opt_name": "adafactor",
+            "recompute": "block",
+            "accumulate": 2,
         }
-        configs["another optimizer"] = Config(**{**ROOMY, **few, "recompute": "block", "accumulate": 2})
+        for opt_name in ("adafactor", "muon"):
+            configs[opt_name] = Config(**{**ROOMY, **few, "opt_name": opt_name})
         probe.measure(configs["many tokens"], n_vocab=512, steps=1)  # compiles, which takes memory once on a machine
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(probe.measure, c, n_vocab=c.n_vocab, steps=1, timeout=280) for c in configs.values()]

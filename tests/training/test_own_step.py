@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tests.training import small
-from tfgpt.training import distribution, snapshot
+from tfgpt.errors import Failure
+from tfgpt.native import vectors
+from tfgpt.training import distribution, own_step, snapshot
 from tfgpt.training.own_step import OwnStep
 
 
@@ -105,14 +107,40 @@ def test_two_variables_in_one_place_are_noticed():
         ({}, 1, "GPU", False, "XLA on"),
         ({"res_dropout": 0.1}, 1, "CPU", True, "this processor"),
         ({"xla": "on"}, 1, "CPU", False, "as the configuration says"),
-        ({"precision": "bfloat16"}, 1, "CPU", False, "XLA off"),
+        ({"precision": "bfloat16"}, 1, "CPU", False, "float32 is faster here"),
+        ({"precision": "float16"}, 1, "CPU", False, "it has no float16"),
     ],
 )
-def test_who_computes_is_said(keys, replicas, kind, own, word):
+def test_who_computes_is_said(keys, replicas, kind, own, word, monkeypatch):
+    monkeypatch.setattr(vectors, "pairs_at_once", lambda: False)
+    monkeypatch.setattr(vectors, "tiles_of_pairs", lambda: False)
     config = small.config(**{"xla": "auto", **keys})
     precision = config.precision
     _, chosen, why = distribution.choose_compiler(config, kind, precision, replicas=replicas)
     assert chosen is own and word in why
+
+
+@pytest.mark.parametrize(("tiles", "own"), [(False, True), (True, False)])
+def test_bfloat16_is_ours_where_the_processor_multiplies_it_in_pairs(monkeypatch, tiles, own):
+    monkeypatch.setattr(vectors, "pairs_at_once", lambda: True)
+    monkeypatch.setattr(vectors, "tiles_of_pairs", lambda: tiles)
+    config = small.config(xla="auto", precision="bfloat16")
+    assert distribution.choose_compiler(config, "CPU", "bfloat16", replicas=1)[1] is own
+
+
+def test_a_step_in_bfloat16_learns_as_one_in_float32():
+    config = small.config(n_layer=2)
+    exact, near = (small.updates(config, here(own=True, precision=precision)) for precision in ("float32", "bfloat16"))
+    np.testing.assert_allclose(near["losses"], exact["losses"], rtol=2e-3)
+    np.testing.assert_allclose(near["norms"], exact["norms"], rtol=2e-2)
+    assert (near["losses"] != exact["losses"]).any()
+
+
+def test_wrong_products_of_bfloat16_are_refused(monkeypatch):
+    monkeypatch.setattr(own_step, "pairs_are_right", lambda: False)
+    small.step_of(small.config(), here(own=True))
+    with pytest.raises(Failure, match="what it computes is wrong"):
+        small.step_of(small.config(), here(own=True, precision="bfloat16"))
 
 
 def test_a_place_on_one_cpu_has_our_own_step(monkeypatch):

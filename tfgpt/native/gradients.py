@@ -16,7 +16,7 @@ from tfgpt.native.attending import LOOK
 from tfgpt.native.block import Kept, Room
 from tfgpt.native.dropout import drops_of
 from tfgpt.native.learning import Given, gradients_of, loss_of
-from tfgpt.native.products import HIGH, ROOM, TALLEST, ready
+from tfgpt.native.products import HIGH, OF_PAIRS, ROOM, TALLEST, ready
 from tfgpt.native.team import Team
 
 APART = 16  # numbers between two rows, or rows a multiple of 4 KiB apart would push each other out of the cache
@@ -46,16 +46,24 @@ class Places(NamedTuple):
 
 
 class Gradients:
-    """Of the weights in `names`, or of all; what it works in is made with the first batch.
+    """Of the weights in `names`, or of all; what it works in is made with the first batch. Products are of float32, or of
+    bfloat16 with `of_pairs`; all else is float32 in any case.
 
     >>> learn = Gradients(config, shape)                                               # doctest: +SKIP
     >>> loss, gradients = learn(Places.of(weights, shape), ids, labels, None)          # doctest: +SKIP
     """
 
     def __init__(
-        self, config: Config, form: Shape, *, names: Collection[str] | None = None, threads: int | None = None
+        self,
+        config: Config,
+        form: Shape,
+        *,
+        names: Collection[str] | None = None,
+        threads: int | None = None,
+        of_pairs: bool = False,
     ):
         ready()
+        self._of_pairs = of_pairs
         self.form = form
         self.names = list(form.weights if names is None else names)
         self._recompute = config.recompute != "none"
@@ -150,6 +158,7 @@ class Gradients:
                 name: aligned(shape) for name, shape in room._asdict().items() if name not in ("logits", "losses")
             }
             self._room = Room(**arrays, logits=self._logits(room.logits), losses=np.zeros(room.losses))
+            self._room.own[:, 0] = OF_PAIRS if self._of_pairs else 0
             self._length = length
         return self._kept, self._room
 

@@ -16,14 +16,39 @@ from llvmlite import binding
 from numba import types
 
 from tfgpt.native.compiling import compiled, outer
-from tfgpt.native.vectors import copy_tallest, copy_tile, number_at, put_tile, put_turned_tile, tallest, tile, turn
+from tfgpt.native.pairs import (
+    TURNED,
+    apart,
+    lay_pairs_of_columns,
+    lay_pairs_of_rows,
+    lay_pairs_of_turned,
+    lay_pairs_of_turned_rows,
+)
+from tfgpt.native.vectors import (
+    copy_tallest,
+    copy_tile,
+    number_at,
+    put_tile,
+    put_tile_of_pairs,
+    put_turned_tile,
+    tallest,
+    tile,
+    turn,
+)
 
 TALLEST, TILE = tallest(), tile()
 
-DEEP = 256  # rows of a panel
+DEEP = 256  # rows of a panel, or pairs of them
 STRIP = 8  # panels that are laid out at a time, so that what is read of a row is more than a cache line
 HIGH = 32 * TALLEST  # rows of the left matrix that stay in the second-level cache
-ROOM = STRIP * TILE * DEEP + HIGH * DEEP + TALLEST * TILE + 16  # numbers that a thread needs to work in
+# What a thread works in, in numbers, and where it begins: whether products are of pairs; panels, with what is too much of the
+# last of them; rows; a panel's product that is wider than wanted; and rows that are turned over.
+PANELS = 16
+LAID_ROWS = PANELS + STRIP * TILE * DEEP + TURNED * TILE
+NARROW = LAID_ROWS + HIGH * DEEP + TURNED * TALLEST + 16
+BESIDE = NARROW + TALLEST * TILE + 16
+ROOM = BESIDE + max(TALLEST, TURNED) * apart(DEEP)
+OF_PAIRS = np.float32(1)  # what the first number of a room is, if products are to be of bfloat16
 NUMBER = 4  # bytes
 PLAIN, X_TURNED, W_TURNED = 0, 1, 2  # what is turned over
 PUT, ADD = np.arange(2)  # what becomes of a product; of plain numbers numba would compile callers anew for each
@@ -36,6 +61,26 @@ _product = types.ExternalFunction(SYMBOL, types.void(*[types.intp] * 12))
 def ready() -> None:
     """Compile the products, or find them compiled; to be called before anything that uses them."""
     binding.add_symbol(SYMBOL, outer(_product_of, 12).address)
+
+
+@compiled(inner=False)
+def multiply_in(room, x, w, out):
+    """out = x w, of whole arrays."""
+    multiply(
+        len(x), x.shape[1], w.shape[1], x.ctypes.data, x.shape[1], w.ctypes.data, w.shape[1], out.ctypes.data, out.shape[1],
+        room.ctypes.data, PUT,
+    )  # fmt: skip
+
+
+def pairs_are_right() -> bool:
+    """Whether products of bfloat16 come out here as they should: small whole numbers are exact in any order."""
+    ready()
+    draw, room = np.random.default_rng(0), np.zeros(ROOM, np.float32)
+    room[0] = OF_PAIRS
+    x, w = (draw.integers(-8, 9, shape).astype(np.float32) for shape in ((TALLEST + 1, 67), (67, 2 * TILE + 3)))
+    out = np.full((len(x), w.shape[1]), np.nan, np.float32)
+    multiply_in(room, x, w, out)
+    return bool((out == x @ w).all())
 
 
 @compiled()
@@ -57,23 +102,22 @@ def multiply_turned(rows, depth, columns, x, x_step, w, w_step, out, out_step, r
 
 
 def _product_of(kind, rows, depth, columns, x, x_step, w, w_step, out, out_step, room, add):
-    parts = -(-depth // DEEP)
-    laid_rows, narrow = room + NUMBER * STRIP * TILE * DEEP, room + NUMBER * (STRIP * TILE * DEEP + HIGH * DEEP + 16)
+    of_pairs = numba.carray(number_at(room), 1)[0] == OF_PAIRS
+    one = 2 if of_pairs else 1
+    parts = -(-depth // (one * DEEP))
+    panels, laid_rows, narrow = room + NUMBER * PANELS, room + NUMBER * LAID_ROWS, room + NUMBER * NARROW
     for part in range(parts):
-        first, behind = depth * part // parts, depth * (part + 1) // parts
-        n, adds = behind - first, add + part
+        first, behind = depth // one * part // parts * one, depth // one * (part + 1) // parts * one
+        n, adds = (depth if part == parts - 1 else behind) - first, add + part
+        steps = -(-n // one)
         for top in range(0, rows, HIGH):
             height = min(HIGH, rows - top)
-            if kind == X_TURNED:
-                _lay_rows(height, n, x + NUMBER * (first * x_step + top), x_step, laid_rows)
+            _lay_rows(kind, of_pairs, height, n, x, x_step, top, first, laid_rows, room + NUMBER * BESIDE)
             for left in range(0, columns, STRIP * TILE):
                 width = min(STRIP * TILE, columns - left)
-                if kind == W_TURNED:
-                    _lay_turned(n, width, w + NUMBER * (left * w_step + first), w_step, room)
-                else:
-                    _lay_columns(n, width, w + NUMBER * (first * w_step + left), w_step, room)
+                _lay_panels(kind, of_pairs, width, n, w, w_step, left, first, panels, room + NUMBER * BESIDE)
                 for begin in range(0, width, TILE):
-                    panel, used = room + NUMBER * begin * n, min(TILE, width - begin)
+                    panel, used = panels + NUMBER * begin * steps, min(TILE, width - begin)
                     row = 0
                     while row < height:
                         some = min(TALLEST, height - row)
@@ -82,9 +126,11 @@ def _product_of(kind, rows, depth, columns, x, x_step, w, w_step, out, out_step,
                         place = out + NUMBER * ((top + row) * out_step + left + begin)
                         # A panel may be wider than what it has to do.
                         target, step, more = (place, out_step, adds) if used == TILE else (narrow, TILE, 0)
-                        if kind == X_TURNED:
-                            group = row // TALLEST * TALLEST
-                            source = laid_rows + NUMBER * (group * n + row - group)
+                        group = row // TALLEST * TALLEST
+                        source = laid_rows + NUMBER * (group * steps + row - group)
+                        if of_pairs:
+                            put_tile_of_pairs(some, source, TALLEST, panel, steps, target, step, more)
+                        elif kind == X_TURNED:
                             put_turned_tile(some, source, TALLEST, panel, n, target, step, more)
                         else:
                             source = x + NUMBER * ((top + row) * x_step + first)
@@ -92,6 +138,36 @@ def _product_of(kind, rows, depth, columns, x, x_step, w, w_step, out, out_step,
                         if used < TILE:
                             _put_narrow(some, used, target, place, out_step, adds)
                         row += some
+
+
+@compiled()
+def _lay_rows(kind, of_pairs, height, n, x, x_step, top, first, room, beside):
+    """Rows of the left matrix as the inner loop wants them, where they do not stand so."""
+    if kind == X_TURNED:
+        source = x + NUMBER * (first * x_step + top)
+        if of_pairs:
+            lay_pairs_of_turned_rows(height, n, source, x_step, room)
+        else:
+            _lay_turned_rows(height, n, source, x_step, room)
+    elif of_pairs:
+        lay_pairs_of_rows(height, n, x + NUMBER * (top * x_step + first), x_step, room, beside)
+
+
+@compiled()
+def _lay_panels(kind, of_pairs, width, n, w, w_step, left, first, room, beside):
+    """Panels of the right matrix."""
+    if kind == W_TURNED:
+        source = w + NUMBER * (left * w_step + first)
+        if of_pairs:
+            lay_pairs_of_turned(n, width, source, w_step, room, beside)
+        else:
+            _lay_turned(n, width, source, w_step, room)
+    else:
+        source = w + NUMBER * (first * w_step + left)
+        if of_pairs:
+            lay_pairs_of_columns(n, width, source, w_step, room)
+        else:
+            _lay_columns(n, width, source, w_step, room)
 
 
 @compiled()
@@ -130,7 +206,7 @@ def _lay_turned(n, width, w, w_step, room):
 
 
 @compiled()
-def _lay_rows(height, n, x, x_step, room):
+def _lay_turned_rows(height, n, x, x_step, room):
     """Groups of `tallest()` columns of x [n, height], number by number: what one step of the inner loop multiplies."""
     for group in range(-(-height // TALLEST)):
         source, target = x + NUMBER * group * TALLEST, room + NUMBER * group * n * TALLEST

@@ -12,12 +12,18 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 PANEL = 32  # columns of a matrix that lie together: [columns / 32, rows, 32]
 HALF = 16  # numbers of a vector here; a processor whose own are shorter takes several for it
-STORED = {types.float32: ir.FloatType(), types.int8: ir.IntType(8), types.uint16: ir.IntType(16)}
+STORED = {
+    types.float32: ir.FloatType(),
+    types.int8: ir.IntType(8),
+    types.uint16: ir.IntType(16),
+    types.uint32: ir.IntType(32),
+}
+PAIRS = types.uint32  # two bfloat16 that are multiplied with two others and added, the first of them in the lower half
 WORD = ir.IntType(64)
 FLOATS = ir.VectorType(ir.FloatType(), HALF)
 
@@ -26,6 +32,19 @@ FLOATS = ir.VectorType(ir.FloatType(), HALF)
 def wide() -> bool:
     """Whether the processor has 32 registers of 512 bits."""
     return bool(binding.get_host_cpu_features().get("avx512f"))
+
+
+@cache
+def pairs_at_once() -> bool:
+    """Whether the processor multiplies and adds pairs of bfloat16 by one instruction, and numba compiles for this processor."""
+    told = config.CPU_NAME, config.CPU_FEATURES
+    return wide() and not any(told) and bool(binding.get_host_cpu_features().get("avx512bf16"))
+
+
+@cache
+def tiles_of_pairs() -> bool:
+    """Whether it multiplies whole tiles of them, which is much faster still, and nothing that is written here."""
+    return bool(binding.get_host_cpu_features().get("amx-bf16"))
 
 
 def tallest() -> int:
@@ -70,6 +89,12 @@ def put_tile(typing, rows, x, x_step, w, n, out, out_step, add):
 def put_turned_tile(typing, rows, x, x_step, w, n, out, out_step, add):
     """`put_tile` of an x that is turned over, [n, rows]: what is multiplied with a row of w lies together."""
     return types.void(*[types.intp] * 8), _call("tfgpt_put_turned_tile", types.float32, tile(), heights(), turned=True)
+
+
+@intrinsic
+def put_tile_of_pairs(typing, rows, x, x_step, w, n, out, out_step, add):
+    """`put_turned_tile` of pairs of bfloat16: n of them in each row of out; x [n, rows] and w [n, tile()] are such pairs."""
+    return types.void(*[types.intp] * 8), _call("tfgpt_put_tile_of_pairs", PAIRS, tile(), heights(), turned=True)
 
 
 def _call(name: str, kind: Any, panel: int, cases: Iterable[int], *, turned: bool) -> Callable[..., Any]:
@@ -138,10 +163,8 @@ class _Tiles:
             else self._spread(builder.add(lines[row], along))
             for row in range(rows)
         ]
-        news = [
-            builder.call(self.fused, [values[row], weights[half], total])
-            for (row, half), total in zip(places, sums, strict=True)
-        ]
+        add = self._add_pairs if self.kind == PAIRS else self._add
+        news = [add(values[row], weights[half], total) for (row, half), total in zip(places, sums, strict=True)]
         following = builder.add(i, _word(1))
         for counter, more in ((i, following), (along, builder.add(along, apart if self.turned else _word(4)))):
             counter.add_incoming(_word(0), before)
@@ -160,6 +183,28 @@ class _Tiles:
             with otherwise:
                 for place, new in zip(places, news, strict=True):
                     builder.store(new, self._sum_at(*place), align=4)
+
+    def _add(self, value: Any, weight: Any, total: Any) -> Any:
+        return self.builder.call(self.fused, [value, weight, total])
+
+    def _add_pairs(self, value: Any, weight: Any, total: Any) -> Any:
+        if pairs_at_once():
+            # Declared with whole numbers, as LLVM did at first: where it has a type for pairs since, it takes these for them.
+            kind = ir.FunctionType(FLOATS, [FLOATS, weight.type, value.type])
+            name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * HALF}"
+            return self.builder.call(
+                cgutils.get_or_insert_function(self.builder.module, kind, name), [total, weight, value]
+            )
+        for half in (self._lower, self._upper):
+            total = self._add(half(value), half(weight), total)
+        return total
+
+    def _lower(self, pair: Any) -> Any:
+        """The first number of each pair; a bfloat16 is the upper half of a float32."""
+        return self.builder.bitcast(self.builder.shl(pair, ir.Constant(pair.type, [16] * HALF)), FLOATS)
+
+    def _upper(self, pair: Any) -> Any:
+        return self.builder.bitcast(self.builder.and_(pair, ir.Constant(pair.type, [0xFFFF0000] * HALF)), FLOATS)
 
     def _fetch(self, address: Any) -> None:
         """Bring it near: by the time that it is added to, it is there."""
@@ -186,8 +231,10 @@ class _Tiles:
         return found
 
     def _spread(self, address: Any) -> Any:
-        nothing, number = ir.Constant(FLOATS, ir.Undefined), ir.IntType(32)
-        value = self.builder.load(self.builder.inttoptr(address, ir.PointerType(ir.FloatType())))
+        number = ir.IntType(32)
+        kind = number if self.kind == PAIRS else ir.FloatType()
+        nothing = ir.Constant(ir.VectorType(kind, HALF), ir.Undefined)
+        value = self.builder.load(self.builder.inttoptr(address, ir.PointerType(kind)))
         one = self.builder.insert_element(nothing, value, ir.Constant(number, 0))
         return self.builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(number, HALF), [0] * HALF))
 
@@ -218,6 +265,30 @@ def copy_tile(typing, source, target):
 def copy_tallest(typing, source, target):
     """Copy `tallest()` numbers, and a few more that stand behind them."""
     return types.void(types.intp, types.intp), _copy(16 if wide() else 8)
+
+
+@intrinsic
+def join_tallest(typing, first, second, target):
+    """`tallest()` numbers of two rows, rounded to bfloat16 and joined in pairs, and a few more that stand behind them."""
+
+    def generate(context, builder, signature, arguments):
+        kind = ir.VectorType(ir.IntType(32), 16 if wide() else 8)
+        first, second, target = (builder.inttoptr(place, ir.PointerType(kind)) for place in arguments)
+
+        def every(value):
+            return ir.Constant(kind, [value] * kind.count)
+
+        def rounded(place):  # as `tfgpt.native.pairs.rounded`
+            bits = builder.load(place, align=4)
+            odd = builder.and_(builder.lshr(bits, every(16)), every(1))
+            near = builder.lshr(builder.add(builder.add(bits, every(0x7FFF)), odd), every(16))
+            number = builder.icmp_unsigned("<=", builder.and_(bits, every(0x7FFFFFFF)), every(0x7F800000))
+            return builder.select(number, near, every(0x7FC0))
+
+        builder.store(builder.or_(rounded(first), builder.shl(rounded(second), every(16))), target, align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 3), generate
 
 
 def _copy(count: int) -> Callable[..., Any]:
@@ -251,8 +322,9 @@ def turn(typing, x, x_step, out, out_step):
         pairs = [shuffled(rows[i], rows[i + 1], order) for i in range(0, 8, 2) for order in (low, high)]
         low, high = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
         fours = [shuffled(pairs[i + j], pairs[i + j + 2], o) for i in (0, 4) for j in (0, 1) for o in (low, high)]
-        for i in range(4):
-            for first, order in ((0, [0, 1, 2, 3, 8, 9, 10, 11]), (4, [4, 5, 6, 7, 12, 13, 14, 15])):
+        # Columns one after the other: of a narrower matrix, what is too much of one is the next one's, which overwrites it.
+        for first, order in ((0, [0, 1, 2, 3, 8, 9, 10, 11]), (4, [4, 5, 6, 7, 12, 13, 14, 15])):
+            for i in range(4):
                 builder.store(shuffled(fours[i], fours[i + 4], order), place(out, out_step, first + i), align=4)
         return context.get_dummy_value()
 
@@ -262,11 +334,20 @@ def turn(typing, x, x_step, out, out_step):
 @intrinsic
 def number_at(typing, address):
     """A pointer to float32, of which `numba.carray` makes an array."""
+    return _pointer_to(types.float32)
 
+
+@intrinsic
+def bits_at(typing, address):
+    """The same to uint32."""
+    return _pointer_to(types.uint32)
+
+
+def _pointer_to(kind: Any) -> Any:
     def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], ir.PointerType(ir.FloatType()))
+        return builder.inttoptr(arguments[0], ir.PointerType(STORED[kind]))
 
-    return types.CPointer(types.float32)(types.intp), generate
+    return types.CPointer(kind)(types.intp), generate
 
 
 @intrinsic

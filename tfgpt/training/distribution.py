@@ -125,7 +125,8 @@ def choose_compiler(config: Config, kind: str, precision: str, *, replicas: int)
     if kind == "TPU":
         return False, False, "the TPU compiles everything itself"
     if kind == "CPU" and precision != "float32":
-        return False, False, f"XLA off: its CPU products in {precision} are slower than oneDNN's"
+        slow = f"XLA off: its CPU products in {precision} are slower than oneDNN's"
+        return False, False, f"{slow} (no code of our own: {against})"
     return (
         True,
         False,
@@ -137,11 +138,22 @@ def _against_own_code(kind: str, precision: str, replicas: int) -> str | None:
     """Why `tfgpt.native` cannot train there; None if it can."""
     if kind != "CPU":
         return f"it is for CPUs, this is a {kind}"
-    if precision != "float32":
+    if precision == "float16":
         return f"it has no {precision}"
     if replicas > 1:
         return "it is for one replica"
-    return None if importlib.util.find_spec("numba") else "numba is not installed"
+    if not importlib.util.find_spec("numba"):
+        return "numba is not installed"
+    return _against_bfloat16() if precision == "bfloat16" else None
+
+
+def _against_bfloat16() -> str | None:
+    """Why our own code should not compute in it on this processor."""
+    from tfgpt.native.vectors import pairs_at_once, tiles_of_pairs
+
+    if tiles_of_pairs():
+        return "oneDNN's products use this processor's tiles"
+    return None if pairs_at_once() else "this processor has no products of bfloat16; float32 is faster here"
 
 
 def check_batches(config: Config, place: Place) -> None:

@@ -105,7 +105,7 @@ def memory(
     numbers = sum(map(math.prod, shape.weights.values()))
     trained = sum(math.prod(shape.weights[name]) for name in names)
     slots = sum(math.prod(s) for name in names for s in optimizer.slots(name, shape.weights[name]).values())
-    width = 4 if precision == "float32" else 2
+    width = 4 if precision == "float32" or own else 2
     windows = max(1, config.train_batch_size // (replicas * config.accumulate))
     sums = 4 * trained if config.accumulate > 1 else 0
     holes = HEAP_HOLES if kind == "CPU" and replicas == 1 and is_large(config) else POOL_HOLES

@@ -11,10 +11,12 @@ import numpy as np
 
 from tfgpt.config import Config
 from tfgpt.data.batches import Batches
+from tfgpt.errors import Failure
 from tfgpt.machine import room_made
 from tfgpt.model import GPT
 from tfgpt.model.randomness import key_of
 from tfgpt.native.gradients import Gradients, Places
+from tfgpt.native.products import pairs_are_right
 from tfgpt.optimizers import clip_factor, learning_rate
 from tfgpt.training.distribution import Place
 from tfgpt.training.own_updates import OwnUpdates
@@ -29,7 +31,15 @@ class OwnStep(Step):
     def __init__(self, config: Config, gpt: GPT, place: Place) -> None:
         super().__init__(config, gpt, place)
         shapes = {name: gpt.form.weights[name] for name in self.names}
-        self._learn = Gradients(config, gpt.form, names=self.names)
+        of_pairs = place.precision == "bfloat16"
+        if of_pairs and not pairs_are_right():
+            raise Failure(
+                "this processor says that it multiplies bfloat16, but what it computes is wrong",
+                where="$.precision",
+                nearest="float32",
+                fix="--set precision=float32, or --set xla=off, with which TensorFlow computes",
+            )
+        self._learn = Gradients(config, gpt.form, names=self.names, of_pairs=of_pairs)
         self._update = OwnUpdates(config, self._learn.team, shapes, self._learn.found)
         self._key = tuple(int(part) for part in key_of(config.seed)) if self._drops_out else None
         self._begun = False
