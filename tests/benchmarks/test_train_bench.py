@@ -90,6 +90,17 @@ def test_all_shapes_precisions_and_peers_in_turn(canned, capsys):
     assert run["results"]["tfgpt"]["tokens_per_s"] == 768 and run["results"]["tfgpt"]["of_matrix_peak"] == 0.768
 
 
+def test_a_peer_whose_library_hardly_multiplies_a_precision_here_is_not_waited_for(canned, monkeypatch, capsys):
+    slow = {library: dict(rates) for library, rates in LIMITS["flops_per_s"].items()}
+    slow["torch"]["bfloat16"] = 2e9
+    monkeypatch.setattr(peaks, "measure", lambda precisions, repeats: LIMITS | {"flops_per_s": slow})
+    assert main(["bench", "train", "--shape", "S", "--precision", "all", "--repeats", "1"]) == 0
+    said = capsys.readouterr().out
+    exact, half = json.loads(said.splitlines()[-1])["runs"]
+    assert set(exact["results"]) == {"tfgpt", "torch.compile"} and set(half["results"]) == {"tfgpt"}
+    assert "without torch.compile in bfloat16: 2.0 GFLOP/s is all that it multiplies here" in said
+
+
 def test_124m_is_l(canned, capsys):
     assert main(["bench", "train", "--shape", "124M", "--shape", "L", "--peer", "none", "--repeats", "1"]) == 0
     assert canned == [("train_ours", False, "float32", 1024)]

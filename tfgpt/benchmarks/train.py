@@ -20,6 +20,7 @@ from tfgpt.machine import cores
 
 AGREE = 1e-2  # largest relative difference between the losses of a step
 TIMED_CALLS = 5
+HOPELESS = 0.02  # of what others multiply
 OURS = "tfgpt"
 Found = dict[str, list[Result]]  # by contestant, what each of its processes said
 
@@ -39,10 +40,26 @@ def run(*, shapes: list[str], precisions: list[str], peers: list[str], steps: in
     runs = []
     for shape in _shapes(shapes):
         for precision in kinds:
-            found = _compete(shape, precision, names, steps or STEPS[shape], repeats, left_out if patient else None)
+            able = _able(names, precision, limits, left_out)
+            found = _compete(shape, precision, able, steps or STEPS[shape], repeats, left_out if patient else None)
             runs.append(_judged(shape, precision, found, limits))
     summary = {"bench": "train", "threads": cores(), "repeats": repeats, "peaks": limits, "runs": runs}
     print(json.dumps(summary | ({"left_out": left_out} if left_out else {})))
+
+
+def _able(names: list[str], precision: str, limits: Result, left_out: dict[str, str]) -> list[str]:
+    """Those of the peers that have products of this precision on this machine: without, a step may take an hour."""
+    peaks = {name: limits["flops_per_s"][_library(name)][precision] for name in [OURS, *names]}
+    able = [name for name in names if peaks[name] >= HOPELESS * max(peaks.values())]
+    for name in set(names) - set(able):
+        left_out[f"{name}, {precision}"] = f"{peaks[name] / 1e9:.1f} GFLOP/s is all that it multiplies here"
+        print(f"without {name} in {precision}: {left_out[f'{name}, {precision}']}")
+    return able
+
+
+def _library(name: str) -> str:
+    """Whose products a contestant uses."""
+    return "torch" if name.startswith("torch") else "tensorflow"
 
 
 def _shapes(asked: list[str]) -> list[str]:
@@ -105,8 +122,7 @@ def _judged(shape: str, precision: str, competed: tuple[Work, Found], limits: Re
     flops = runs[OURS][0]["flops_per_token"]
     results = {}
     for name, found in runs.items():
-        library = "torch" if name.startswith("torch") else "tensorflow"
-        results[name] = _summary(found, work, flops, limits["flops_per_s"][library][precision])
+        results[name] = _summary(found, work, flops, limits["flops_per_s"][_library(name)][precision])
     _print_table(results)
     beside = {name: _compare(runs[OURS][0], runs[name][0], results, name) for name in runs if name != OURS}
     steps = work.calls * work.steps_per_call
