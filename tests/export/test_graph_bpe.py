@@ -30,6 +30,8 @@ from tfgpt.tokenizers.vocabulary import SYMBOL_OF_BYTE, Vocabulary
 
 RELEASED = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 ALL = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+# All that Unicode has given a meaning, and some of what it has not: most of a million of code points.
+SOME = [c for c in ALL if ord(c) < 0x33500 or 0xE0000 <= ord(c) < 0xE0200 or ord(c) % 61 == 0]
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +140,11 @@ def test_every_character_is_cut_and_encoded_like_tiktoken(encode, reference, fol
     words = Words()
     # One vocabulary suffices for the cuts; its ids follow from them and the bytes.
     step = 1 if folder.name == "tokenizer" else 17
-    for start in range(0, len(ALL), 8192):
-        text = "".join(f"a{c}1 {c}\n{c}'s{c}" for c in ALL[start : start + 8192 : step])
+    for start in range(0, len(SOME), 8192):
+        text = "".join(f"a{c}1 {c}\n{c}'s{c}" for c in SOME[start : start + 8192 : step])
         if step == 1:
             same_cuts(words, text)
-        assert encode(text) == reference.encode_ordinary(text), hex(ord(ALL[start]))
+        assert encode(text) == reference.encode_ordinary(text), hex(ord(SOME[start]))
 
 
 def test_every_arrangement_of_few_signs_is_cut_alike():
