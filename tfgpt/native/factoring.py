@@ -20,9 +20,8 @@ from tfgpt.native.updating import (
     piece_of,
 )
 
-MOMENTUM, OF_NUMBERS, OF_ROWS, OF_COLUMNS = range(
-    FIRST_SLOT, FIRST_SLOT + 4
-)  # mean squares of a vector, or of a matrix
+MOMENTUM = FIRST_SLOT
+OF_NUMBERS, OF_ROWS, OF_COLUMNS = range(FIRST_SLOT + 1, FIRST_SLOT + 4)  # mean squares: of a vector, or of a matrix
 SMALLEST, SMALLEST_WEIGHT, LARGEST_UPDATE = np.float32(1e-30), np.float32(1e-3), ONE
 OF_WEIGHT, OF_UPDATE = range(2)
 

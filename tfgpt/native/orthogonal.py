@@ -76,10 +76,8 @@ def look_ahead(weight, begin, rows, width, table, constants, x, step):
     """The momentum after this step and one more such, into x; gives what makes the length of that 1, or 0 for zeros."""
     factor, keep, rest, top = constants[FACTOR], constants[MOMENTUM], constants[REST], np.float32(0)
     for row in range(rows):
-        g, m = (
-            part_of(table, GRADIENT, weight, row, begin, width),
-            part_of(table, FIRST_SLOT, weight, row, begin, width),
-        )
+        g = part_of(table, GRADIENT, weight, row, begin, width)
+        m = part_of(table, FIRST_SLOT, weight, row, begin, width)
         line = line_at(x + NUMBER * row * step, width)
         for j in range(np.uint64(width)):
             gradient = g[j] * factor

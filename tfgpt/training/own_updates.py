@@ -18,6 +18,8 @@ from tfgpt.optimizers.adam import weight_given
 
 Arrays = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
+# What a work is told behind the factor, from the counts and rates of some steps: for each constant one or one a step.
+Told = Callable[[np.ndarray, np.ndarray], Sequence[Any]]
 
 
 class Rule(NamedTuple):
@@ -27,9 +29,7 @@ class Rule(NamedTuple):
     names: Sequence[str]
     slots: Sequence[str]
     table: updating.Table
-    told: Callable[
-        [np.ndarray, np.ndarray], Sequence[Any]
-    ]  # of counts and rates: constants of the work behind the factor
+    told: Told
     more: tuple[np.ndarray, ...] = ()
 
 
