@@ -9,15 +9,16 @@ from tfgpt.native.compiling import compiled
 from tfgpt.native.rows import line_at
 from tfgpt.native.team import take, wait
 from tfgpt.native.updating import (
-    DECAY,
     FACTOR,
     FIRST_SLOT,
     GRADIENT,
     RATE,
     WEIGHT,
     Table,
+    decay_of,
     piece,
     piece_of,
+    squares_of_line,
 )
 
 MOMENTUM = FIRST_SLOT
@@ -43,8 +44,7 @@ def adafactor(me, count, meeting, counters, table, constants, sums, begins, tota
     unit = take(counters, 0)
     while unit < units:
         weight, first, rows = piece(unit, table)
-        w = piece_of(table, WEIGHT, weight, first, rows)
-        totals[OF_WEIGHT, unit] = squares_of_all(w)
+        totals[OF_WEIGHT, unit] = squares_of_line(piece_of(table, WEIGHT, weight, first, rows))
         if table.places[OF_COLUMNS, weight]:
             add_squares(unit, weight, first, rows, table, constants, sums_of(unit, weight, table, sums, begins))
         else:
@@ -66,10 +66,11 @@ def adafactor(me, count, meeting, counters, table, constants, sums, begins, tota
             )
         unit = take(counters, 2)
     wait(count, meeting)
-    unit = take(counters, 3)
+    unit, last, factor = take(counters, 3), -1, np.float32(0)
     while unit < units:
         weight, first, rows = piece(unit, table)
-        factor = constants[RATE] * steepness(weight, table, totals)
+        if weight != last:  # a large weight has a thousand pieces, over which this goes
+            last, factor = weight, constants[RATE] * steepness(weight, table, totals)
         if table.places[OF_COLUMNS, weight]:
             roots, mean = roots_of(weight, table, sums, begins), means[weight]
             for row in range(first, first + rows):
@@ -78,15 +79,6 @@ def adafactor(me, count, meeting, counters, table, constants, sums, begins, tota
         else:
             change_vector(weight, table, constants, factor)
         unit = take(counters, 3)
-
-
-@compiled("reassoc", "nsz")
-def squares_of_all(x):
-    """The sum of the squares of a line."""
-    total = np.float32(0)
-    for i in range(np.uint64(len(x))):
-        total += x[i] * x[i]
-    return total
 
 
 @compiled()
@@ -124,10 +116,8 @@ def add_squares(unit, weight, first, rows, table, constants, sums):
 def close_columns(weight, table, constants, sums, begins):
     """Mean squares of a matrix's columns, of which the roots are kept; gives the mean of those of its rows."""
     rows, columns, new = table.shapes[weight, 0], np.uint64(table.shapes[weight, 1]), constants[5]
-    by_column, roots = (
-        line_at(table.places[OF_COLUMNS, weight], table.shapes[weight, 1]),
-        roots_of(weight, table, sums, begins),
-    )
+    by_column = line_at(table.places[OF_COLUMNS, weight], table.shapes[weight, 1])
+    roots = roots_of(weight, table, sums, begins)
     for unit in range((table.ends[weight - 1] if weight else 0) + 1, table.ends[weight]):
         more = sums_of(unit, weight, table, sums, begins)
         for j in range(columns):
@@ -152,11 +142,8 @@ def measure(weight, first, rows, table, constants, roots, mean):
     """The sum of the squares of some rows of the update."""
     whole, columns = 0.0, np.uint64(table.shapes[weight, 1])
     for row in range(first, first + rows):
-        g, by_row, total = (
-            piece_of(table, GRADIENT, weight, row, 1),
-            row_rate(weight, row, table, mean, constants),
-            np.float32(0),
-        )
+        g, total = piece_of(table, GRADIENT, weight, row, 1), np.float32(0)
+        by_row = row_rate(weight, row, table, mean, constants)
         for j in range(columns):
             update = g[j] * by_row * roots[j]
             total += update * update
@@ -179,12 +166,9 @@ def steepness(weight, table, totals):
 @compiled()
 def change_row(weight, row, table, constants, by_row, roots):
     """One row of a matrix, where `by_row` is all that its gradient is multiplied with."""
-    w, g, m = (
-        piece_of(table, WEIGHT, weight, row, 1),
-        piece_of(table, GRADIENT, weight, row, 1),
-        piece_of(table, MOMENTUM, weight, row, 1),
-    )
-    decay, keep, rest = constants[DECAY] if table.decays[weight] else np.float32(0), constants[3], constants[4]
+    w, g = piece_of(table, WEIGHT, weight, row, 1), piece_of(table, GRADIENT, weight, row, 1)
+    m, decay = piece_of(table, MOMENTUM, weight, row, 1), decay_of(table, weight, constants)
+    keep, rest = constants[3], constants[4]
     if len(m):
         for j in range(np.uint64(len(w))):
             m[j] = keep * m[j] + rest * (g[j] * by_row * roots[j])
@@ -197,12 +181,8 @@ def change_row(weight, row, table, constants, by_row, roots):
 @compiled("reassoc", "nsz")
 def update_vector(weight, first, rows, table, constants):
     """Mean squares of a vector's numbers; gives the sum of the squares of the update."""
-    g, v, new, total = (
-        piece_of(table, GRADIENT, weight, first, rows),
-        piece_of(table, OF_NUMBERS, weight, first, rows),
-        constants[5],
-        np.float32(0),
-    )
+    g, v = piece_of(table, GRADIENT, weight, first, rows), piece_of(table, OF_NUMBERS, weight, first, rows)
+    new, total = constants[5], np.float32(0)
     for i in range(np.uint64(len(g))):
         gradient = g[i] * constants[FACTOR]
         v[i] = (ONE - new) * v[i] + new * (gradient * gradient + SMALLEST)
@@ -215,7 +195,7 @@ def change_vector(weight, table, constants, factor):
     """A whole vector."""
     w, g = piece_of(table, WEIGHT, weight, 0, 1), piece_of(table, GRADIENT, weight, 0, 1)
     m, v = piece_of(table, MOMENTUM, weight, 0, 1), piece_of(table, OF_NUMBERS, weight, 0, 1)
-    decay, keep, rest = constants[DECAY] if table.decays[weight] else np.float32(0), constants[3], constants[4]
+    decay, keep, rest = decay_of(table, weight, constants), constants[3], constants[4]
     for i in range(np.uint64(len(w))):
         change = factor * (g[i] * constants[FACTOR]) / np.sqrt(v[i])
         if len(m):

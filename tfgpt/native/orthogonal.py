@@ -17,7 +17,7 @@ from tfgpt.native.compiling import compiled
 from tfgpt.native.products import NUMBER, PUT, ROOM, TILE, multiply, multiply_by_turned, multiply_turned
 from tfgpt.native.rows import line_at
 from tfgpt.native.team import take
-from tfgpt.native.updating import DECAY, FACTOR, FIRST_SLOT, GRADIENT, RATE, WEIGHT, Table
+from tfgpt.native.updating import FACTOR, FIRST_SLOT, GRADIENT, RATE, WEIGHT, Table, decay_of
 from tfgpt.native.vectors import number_at, turn
 
 APART = 16  # numbers behind each row, as products want them
@@ -67,7 +67,7 @@ def muon(me, count, meeting, counters, table, constants, units, rooms):
             one_round(rows, width, x, y, step, constants, room, own)
             x, y = y, x
         scale = constants[RATE] * constants[SIZE] * np.sqrt(np.float32(max(rows, width)))
-        change(weight, begin, rows, width, table, scale, constants[DECAY], x, step)
+        change(weight, begin, rows, width, table, scale, decay_of(table, weight, constants), x, step)
         unit = take(counters, 0)
 
 
@@ -150,7 +150,6 @@ def reflect_rows(begin, end, first, x, step):
 @compiled()
 def change(weight, begin, rows, width, table, scale, decay, x, step):
     """The weight moves by so much of x."""
-    decay = decay if table.decays[weight] else np.float32(0)
     for row in range(rows):
         w, line = part_of(table, WEIGHT, weight, row, begin, width), line_at(x + NUMBER * row * step, width)
         for j in range(np.uint64(width)):

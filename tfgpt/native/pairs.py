@@ -15,9 +15,7 @@ from tfgpt.native.vectors import bits_at, join_tallest, tallest, tile, turn
 TALLEST, TILE = tallest(), tile()
 NUMBER = 4  # bytes
 TURNED = 8  # rows that are turned over at a time
-LAST, HIGH_HALF, SHIFT, INFINITE, MAGNITUDE, NO_NUMBER, ONE = np.array(
-    [0x7FFF, 0xFFFF0000, 16, 0x7F800000, 0x7FFFFFFF, 0x7FC0, 1], np.uint32
-)
+LAST, SHIFT, INFINITE, MAGNITUDE, NO_NUMBER, ONE = np.array([0x7FFF, 16, 0x7F800000, 0x7FFFFFFF, 0x7FC0, 1], np.uint32)
 
 
 @compiled()

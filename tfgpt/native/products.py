@@ -1,9 +1,9 @@
-"""Products of matrices in float32 for training, one thread's share of each: small panels are laid out as they are needed.
+"""Products of matrices for training, one thread's share of each: small panels are laid out as they are needed.
 
 A panel of the right matrix, `tile()` columns wide and a few hundred rows deep, stays in the first-level cache while all rows of
 the left one pass by (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"). Everything is an address and a
 distance from row to row, in numbers. Behind each row of a left matrix that is turned over there must be 16 numbers more, which
-are read but not used.
+are read but not used. Matrices are float32; in a room that says so, what is multiplied is rounded to bfloat16 first (`pairs`).
 """
 
 from __future__ import annotations
@@ -104,12 +104,13 @@ def multiply_turned(rows, depth, columns, x, x_step, w, w_step, out, out_step, r
 def _product_of(kind, rows, depth, columns, x, x_step, w, w_step, out, out_step, room, add):
     of_pairs = numba.carray(number_at(room), 1)[0] == OF_PAIRS
     one = 2 if of_pairs else 1
-    parts = -(-depth // (one * DEEP))
+    whole = -(-depth // one)  # steps of the inner loop
+    parts = -(-whole // DEEP)
     panels, laid_rows, narrow = room + NUMBER * PANELS, room + NUMBER * LAID_ROWS, room + NUMBER * NARROW
     for part in range(parts):
-        first, behind = depth // one * part // parts * one, depth // one * (part + 1) // parts * one
-        n, adds = (depth if part == parts - 1 else behind) - first, add + part
-        steps = -(-n // one)
+        first, behind = whole * part // parts, whole * (part + 1) // parts
+        steps, adds = behind - first, add + part
+        first, n = one * first, min(one * behind, depth) - one * first
         for top in range(0, rows, HIGH):
             height = min(HIGH, rows - top)
             _lay_rows(kind, of_pairs, height, n, x, x_step, top, first, laid_rows, room + NUMBER * BESIDE)

@@ -69,16 +69,28 @@ def piece_of(table, kind, weight, first, rows):
     return line_at(place + 4 * first * columns, rows * columns if place else 0)
 
 
-@compiled("reassoc", "nsz", inner=False)
+@compiled()
+def decay_of(table, weight, constants):
+    """What a weight is multiplied with before it is subtracted from itself."""
+    return constants[DECAY] if table.decays[weight] else np.float32(0)
+
+
+@compiled("reassoc", "nsz")
+def squares_of_line(x):
+    """The sum of the squares of a line."""
+    total = np.float32(0)
+    for i in range(np.uint64(len(x))):
+        total += x[i] * x[i]
+    return total
+
+
+@compiled(inner=False)
 def square(me, count, meeting, counters, table, sums):
     """Sums of squares of gradients, one for each piece."""
     unit = take(counters, 0)
     while unit < len(sums):
         weight, first, rows = piece(unit, table)
-        x, total = piece_of(table, GRADIENT, weight, first, rows), np.float32(0)
-        for i in range(np.uint64(len(x))):
-            total += x[i] * x[i]
-        sums[unit] = total
+        sums[unit] = squares_of_line(piece_of(table, GRADIENT, weight, first, rows))
         unit = take(counters, 0)
 
 
@@ -91,7 +103,7 @@ def adam(me, count, meeting, counters, table, constants):
         adjust(
             piece_of(table, WEIGHT, weight, first, rows), piece_of(table, GRADIENT, weight, first, rows),
             piece_of(table, FIRST_SLOT, weight, first, rows), piece_of(table, SECOND_SLOT, weight, first, rows),
-            constants, constants[DECAY] if table.decays[weight] else np.float32(0),
+            constants, decay_of(table, weight, constants),
         )  # fmt: skip
         unit = take(counters, 0)
 
@@ -117,10 +129,7 @@ def descend(me, count, meeting, counters, table, constants):
     while unit < table.ends[len(table.ends) - 1]:
         weight, first, rows = piece(unit, table)
         w, g = piece_of(table, WEIGHT, weight, first, rows), piece_of(table, GRADIENT, weight, first, rows)
-        m, decay = (
-            piece_of(table, FIRST_SLOT, weight, first, rows),
-            constants[DECAY] if table.decays[weight] else np.float32(0),
-        )
+        m, decay = piece_of(table, FIRST_SLOT, weight, first, rows), decay_of(table, weight, constants)
         if len(m):
             for i in range(np.uint64(len(w))):
                 m[i] = beta1 * m[i] + g[i] * factor

@@ -61,10 +61,8 @@ class OwnStep(Step):
     def _steps_made(self, ids, labels, segments, steps: np.ndarray) -> Iterator[tuple[Any, ...]]:
         rates = np.array(learning_rate(self.config, steps))
         told = self._update.told(steps, rates)
-        arrays, slots = (
-            _arrays_of(self.gpt.table),
-            self._remembered(),
-        )  # nothing but updates changes them from step to step
+        # Read once: nothing but updates changes them from step to step.
+        arrays, slots = _arrays_of(self.gpt.table), self._remembered()
         self._update.locate(arrays, slots)
         weights = Places.of(arrays, self.gpt.form)
         for i, (step, rate) in enumerate(zip(steps, rates, strict=True)):
